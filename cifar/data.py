@@ -1,0 +1,73 @@
+"""The data set as plain arrays, its split into training and validation, and the order of the batches."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cifar.console import InputError
+from cifar.files import missing, read_array, write_array, write_text
+
+FOLDER = Path("data/dataset")
+
+
+class Split(NamedTuple):
+    """Images uint8 (N, 32, 32, 3) in RGB and labels uint8 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
+    write_array(folder / f"{name}_images.npy", split.images)
+    write_array(folder / f"{name}_labels.npy", split.labels)
+
+
+def load_split(name: str, folder: Path = FOLDER) -> Split:
+    """The split `train` or `test`; raises InputError when a file is missing or its content is not as documented."""
+    images = read_array(folder / f"{name}_images.npy", "uint8", (None, 32, 32, 3))
+    labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
+    if len(images) == 0:
+        raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `dvc repro` again")
+    if labels.max() > 9:
+        raise InputError(
+            f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to 9; run `dvc repro` again"
+        )
+    return Split(images, labels)
+
+
+def save_classes(names: list[str], folder: Path = FOLDER) -> None:
+    write_text(folder / "classes.txt", "\n".join(names) + "\n")
+
+
+def load_classes(folder: Path = FOLDER) -> list[str]:
+    """The ten class names; the label is the line's number, from 0."""
+    path = folder / "classes.txt"
+    try:
+        names = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        raise missing(path) from None
+    if len(names) != 10 or len(set(names)) != 10:
+        raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `dvc repro` again")
+    return names
+
+
+def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (N - val_size,) to train on and (val_size,) to validate on, both ascending.
+
+    Stratified: each class gives its share of `val_size`, to within one image (largest remainder).
+    """
+    random = np.random.default_rng([seed, 0x5EED])
+    counts = np.bincount(labels, minlength=10)
+    shares = counts * val_size / len(labels)
+    quota = np.floor(shares).astype(int)
+    quota[np.argsort(quota - shares, kind="stable")[: val_size - quota.sum()]] += 1
+    held = [random.permutation(np.flatnonzero(labels == k))[: quota[k]] for k in range(len(counts))]
+    val = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), val, assume_unique=True), val
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The indices 0 to count - 1 in an order drawn from (seed, epoch), cut into batches; the last may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
