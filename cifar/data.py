@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cifar.console import InputError
-from cifar.files import missing, read_array, write_array, write_text
+from cifar.files import missing, read_array, read_json, write_array, write_text
 
 FOLDER = Path("data/dataset")
 
@@ -16,6 +16,9 @@ class Split(NamedTuple):
 
     images: np.ndarray
     labels: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Split":
+        return Split(self.images[index], self.labels[index])
 
 
 def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
@@ -71,3 +74,15 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np
     """The indices 0 to count - 1 in an order drawn from (seed, epoch), cut into batches; the last may be smaller."""
     order = np.random.default_rng([seed, epoch]).permutation(count)
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def load_statistics(path: Path = Path("metrics/stats.json")) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the channels red, green and blue over the training pixels, in [0, 1]."""
+    values = read_json(path)
+    try:
+        mean, std = ([float(values[name][channel]) for channel in ("red", "green", "blue")] for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} lacks the channels' mean and std; run `dvc repro stats`") from None
+    if not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
+        raise InputError(f"{path} holds mean {mean} and std {std}, expected means in [0, 1] and deviations above 0")
+    return mean, std

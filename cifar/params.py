@@ -62,7 +62,7 @@ class SGD(Section):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> "SGD":
         if self.nesterov and self.momentum == 0:
-            raise ValueError("momentum must be above 0 with nesterov: true")
+            raise ValueError("optimizer.momentum is 0, it must be above 0 with nesterov: true")
         return self
 
 
@@ -86,7 +86,7 @@ class RangeTest(Section):
     @model_validator(mode="after")
     def _range_rises(self) -> "RangeTest":
         if self.lr_end <= self.lr_start:
-            raise ValueError(f"lr_end is {self.lr_end}, it must be above lr_start ({self.lr_start})")
+            raise ValueError(f"lr_find.lr_end is {self.lr_end:g}, it must be above lr_start ({self.lr_start:g})")
         return self
 
 
@@ -140,10 +140,15 @@ class Params(Section):
 
 
 class Declared:
-    """The params that dvc.yaml declares for one stage; reading any other is an error, for DVC would not see it change."""
+    """The params that dvc.yaml declares for one stage; reading any other is an error: DVC would not see it change."""
 
     def __init__(self, stage: str, params: Params, names: list[str]):
         self.__dict__.update({name: getattr(params, name) for name in names}, _stage=stage)
+        self.__dict__["_values"] = params.model_dump(include=set(names))
+
+    def values(self) -> dict[str, Any]:
+        """All of them as plain values."""
+        return self._values
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -172,7 +177,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         what = getattr(error, "problem", None) or type(error).__name__
         raise InputError(f"{path} is not valid YAML{f', line {where.line + 1}' if where else ''}: {what}") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__}, expected keys with values")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise InputError(f"{path} holds {found}, expected keys with values")
     return values
 
 
@@ -192,11 +198,14 @@ def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
         case "missing":
             return f"{key} is missing"
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(path[-1]), _known_keys(path[:-1], values), n=1)
-            return f"{key} is not a known key" + (f", did you mean {near[0]}?" if near else "")
+            known = _known_keys(path[:-1], values)
+            near = difflib.get_close_matches(str(path[-1]), known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
+            return f"{key} is not a known key, {hint}"
         case "value_error":
             text = str(problem["ctx"]["error"])
-            return text if not key or isinstance(problem["input"], dict) else f"{key} is {problem['input']!r}, allowed: {text}"
+            is_whole = not key or isinstance(problem["input"], dict)
+            return text if is_whole else f"{key} is {problem['input']!r}, allowed: {text}"
         case "union_tag_invalid":
             return f"{key}.name is {problem['ctx']['tag']!r}, allowed: {problem['ctx']['expected_tags']}"
         case "union_tag_not_found":

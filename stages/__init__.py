@@ -1,1 +1,1 @@
-"""The seven stages of the pipeline, in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam."""
+"""The stages in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam."""

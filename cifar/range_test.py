@@ -1,0 +1,54 @@
+"""The learning rate range test: train a little at ever higher rates, and read the loss."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+
+from cifar.console import InputError
+from cifar.data import Split
+from cifar.engine import Trainer
+
+
+def sweep(
+    trainer: Trainer,
+    batches: Iterable[Split],
+    lrs: np.ndarray,
+    smoothing: float,
+    stop_factor: float,
+) -> pd.DataFrame:
+    """One training step on each batch at each of `lrs` in turn: a table of `lr,loss,smoothed_loss`, one row a step.
+
+    `smoothed_loss` is an exponential moving average in which the newest loss weighs `smoothing`, corrected for its
+    start. The sweep ends after the last rate, or once the loss is not finite or its average passes `stop_factor` times
+    its lowest (Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; the stop is fastai's).
+    """
+    rows, average = [], 0.0
+    for number, (lr, batch) in enumerate(zip(lrs, batches, strict=False), start=1):
+        loss = trainer.step(batch, lr).objective
+        if not np.isfinite(loss):
+            break
+        average += smoothing * (loss - average)
+        rows.append((lr, loss, average / (1 - (1 - smoothing) ** number)))
+        if rows[-1][-1] > stop_factor * min(smoothed for _, _, smoothed in rows):
+            break
+    return pd.DataFrame(rows, columns=["lr", "loss", "smoothed_loss"])
+
+
+def suggest(curve: pd.DataFrame) -> dict[str, float]:
+    """`lr_max` and `lr_min` by the rule "bottom of the valley" on a curve as `sweep` makes it.
+
+    `lr_max` is the rate at which the smoothed loss is lowest: beyond it the loss rises, and since the average lags, the
+    raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth of
+    its fall from its highest value before that: below it training hardly moves. Both are rates of the sweep. Raises InputError when the
+    loss falls nowhere.
+    """
+    smoothed = curve["smoothed_loss"].to_numpy()
+    bottom = int(np.argmin(smoothed)) if len(smoothed) else 0
+    if bottom == 0:
+        raise InputError(
+            "the range test finds no learning rate at which the loss falls; lower lr_find.lr_start or set lr_max and lr_min to numbers"
+        )
+    top = smoothed[:bottom].max()
+    start = int(np.argmax(smoothed[: bottom + 1] <= top - (top - smoothed[bottom]) / 5))
+    return {"lr_max": float(curve["lr"][bottom]), "lr_min": float(curve["lr"][start])}

@@ -1,0 +1,79 @@
+"""Sheets of images: a grid with captions, drawn to the pixel."""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+
+from cifar.files import replacing
+
+# All lengths are in pixels, all font sizes in points.
+DPI = 100
+FONT, TITLE_FONT = 9, 11
+LINE, TITLE_LINE = 16, 20
+GAP, MARGIN = 8, 16
+TILE = 128  # an image is enlarged by the largest whole factor that keeps its height within this
+
+
+def draw_sheet(
+    path: Path,
+    images: Sequence[np.ndarray],
+    columns: int,
+    title: str,
+    captions: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+) -> None:
+    """Write a PNG with `images`, row by row, each pixel enlarged to a square, on white.
+
+    The images are uint8 (H, W, 3) RGB, all of one size; an image may itself be a strip of several. `captions`, one for each
+    image, stand below them, and a line break in them is kept; `row_labels`, one for each row, stand to the left. Without
+    images the sheet is its title.
+    """
+    shape = images[0].shape[:2] if len(images) else (TILE, TILE)
+    height, width = (length * max(1, TILE // shape[0]) for length in shape)
+    rows, columns = -(-len(images) // columns), min(columns, len(images))
+    captions, row_labels = captions or [], row_labels or []
+    caption_height = LINE * max((text.count("\n") + 1 for text in captions), default=0)
+    cell_width, cell_height = max(width, _widest(captions)) + GAP, height + caption_height + GAP
+    left = MARGIN + (_widest(row_labels) + GAP if row_labels else 0)
+    sheet_width = max(left + columns * cell_width - GAP + MARGIN, 2 * TILE)
+    title = "\n".join(textwrap.wrap(title, width=sheet_width // 10))
+    top = MARGIN + TITLE_LINE * (title.count("\n") + 1)
+    sheet_height = top + rows * cell_height - GAP + MARGIN
+
+    figure = Figure(figsize=(sheet_width / DPI, sheet_height / DPI), dpi=DPI)
+    FigureCanvasAgg(figure)
+    pixels = np.full((sheet_height, sheet_width, 3), 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        x, y = left + i % columns * cell_width, top + i // columns * cell_height
+        x += (cell_width - GAP - width) // 2
+        pixels[y : y + height, x : x + width] = _enlarge(image, height)
+        if captions:
+            middle, below = (x + width / 2) / sheet_width, 1 - (y + height + 2) / sheet_height
+            figure.text(middle, below, captions[i], size=FONT, ha="center", va="top", linespacing=1.1)
+    for row, label in enumerate(row_labels):
+        middle = 1 - (top + row * cell_height + height / 2) / sheet_height
+        figure.text((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
+    figure.text(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, title, size=TITLE_FONT, va="top")
+    figure.figimage(pixels)
+
+    with replacing(path) as part:
+        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def _enlarge(image: np.ndarray, height: int) -> np.ndarray:
+    """The image (H, W, 3) with every pixel repeated so that it is `height` high, a whole multiple of H."""
+    factor = height // image.shape[0]
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _widest(texts: Sequence[str]) -> int:
+    """Pixels that the widest line of `texts` takes in the captions' font."""
+    renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
+    font = FontProperties(size=FONT)
+    lines = [line for text in texts for line in text.split("\n")]
+    return int(max((renderer.get_text_width_height_descent(line, font, False)[0] for line in lines), default=0)) + 1

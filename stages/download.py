@@ -1,0 +1,41 @@
+"""Obtain the data set: CIFAR-10 from disk or the network, or shapes drawn on the spot.
+
+Writes data/dataset/: images, labels and class names as plain arrays and text, from which every other stage works.
+"""
+
+import os
+from pathlib import Path
+
+from cifar.console import run
+from cifar.data import FOLDER, save_classes, save_split
+from cifar.files import write_array
+from cifar.params import load_params
+from cifar.shapes import CLASSES, draw_split
+
+
+def main() -> None:
+    params = load_params("download")
+
+    if params.dataset == "cifar10":
+        from cifar.cifar10 import find_dataset  # it imports torchvision, which takes seconds that the demo can save
+
+        (train, test, classes), source, passed_over = find_dataset(
+            Path("data/raw"), os.environ.get("CIFAR10_DIR"), params.mirrors
+        )
+        notes = f"; passed over {', '.join(passed_over)}" if passed_over else ""
+        source = f"from {source}{notes}"
+    else:
+        train, train_masks = draw_split(params.shapes.train, params.seed, "train")
+        test, test_masks = draw_split(params.shapes.test, params.seed, "test")
+        classes, source = CLASSES, f"drawn from seed {params.seed}"
+        write_array(FOLDER / "train_masks.npy", train_masks)
+        write_array(FOLDER / "test_masks.npy", test_masks)
+
+    save_split("train", train)
+    save_split("test", test)
+    save_classes(classes)
+    print(f"{params.dataset}: {len(train.labels)} training and {len(test.labels)} test images {source}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""Measure the trained network on the test images.
+
+Reads the model and the test images; writes the figures, the tables behind the confusion matrix and the accuracy of each
+class, and the predictions, on which the later stages build.
+"""
+
+import numpy as np
+import pandas as pd
+
+from cifar.console import InputError, run
+from cifar.data import load_classes, load_split
+from cifar.device import keep_memory, pick_device
+from cifar.files import write_csv, write_json
+from cifar.inference import predict
+from cifar.models import load_model
+from cifar.predictions import Predictions, save_predictions
+from cifar.scores import (
+    accuracy,
+    class_accuracy,
+    cross_entropy,
+    expected_calibration_error,
+    predicted_classes,
+    top_k_accuracy,
+)
+
+
+def main() -> None:
+    keep_memory()
+    model = load_model()
+    images, labels = load_split("test")
+    if model.classes != load_classes():
+        raise InputError(
+            f"the model tells {', '.join(model.classes)} apart, not the test images' classes; run `dvc repro`"
+        )
+
+    logits = predict(model.network.to(pick_device()), images, model.mean, model.std)
+    predictions = predicted_classes(logits)
+
+    save_predictions(Predictions(logits, labels, predictions))
+    names = np.array(model.classes)
+    write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predictions]}))
+    by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
+    write_csv("plots/evaluate/class_accuracy.csv", by_class)
+    figures = {
+        "accuracy": accuracy(logits, labels),
+        "top5_accuracy": top_k_accuracy(logits, labels, k=5),
+        "loss": round(cross_entropy(logits, labels), 6),
+        "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
+        "wrong": int(np.count_nonzero(predictions != labels)),
+        "images": len(labels),
+    }
+    write_json("metrics/evaluate.json", figures)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,49 @@
+"""Find the learning rate: a range test on the very network, images and optimizer that train will use.
+
+Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
+"""
+
+from itertools import count
+
+from cifar.augment import build_policy
+from cifar.charts import draw_range_test
+from cifar.console import progress, run
+from cifar.data import hold_out, load_split, load_statistics
+from cifar.device import keep_memory
+from cifar.engine import build_trainer, training_batches
+from cifar.files import write_csv, write_json
+from cifar.params import load_params
+from cifar.range_test import suggest, sweep
+from cifar.schedules import exponential
+
+
+def main() -> None:
+    keep_memory()
+    params = load_params("lr_find")
+    everything = load_split("train")
+    train = everything.take(hold_out(everything.labels, params.val_size, params.seed)[0])
+    mean, std = load_statistics()
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
+    network_spec, optimizer_spec = params.model.model_dump(), params.optimizer.model_dump()
+    trainer = build_trainer(
+        network_spec, optimizer_spec, mean, std, params.label_smoothing, params.precision, params.seed
+    )
+
+    test = params.lr_find
+    lrs = exponential(test.steps, test.lr_start, test.lr_end)
+    epochs = (training_batches(train, policy, params.batch_size, params.seed, epoch) for epoch in count())
+    batches = progress((batch for epoch in epochs for batch in epoch), test.steps, "range test", "step")
+    curve = sweep(trainer, batches, lrs, test.smoothing, test.stop_factor)
+    suggestion = suggest(curve)
+
+    curve["suggestion"] = ""
+    for name, lr in suggestion.items():
+        curve.loc[(curve["lr"] - lr).abs().idxmin(), "suggestion"] = name
+    write_csv("plots/lr_find/curve.csv", curve)
+    draw_range_test("plots/lr_find/curve.png", curve, suggestion)
+    write_json("metrics/lr_find.json", suggestion | {"steps": len(curve)})
+    print(f"range test: {len(curve)} steps, lr_max {suggestion['lr_max']:.3g}, lr_min {suggestion['lr_min']:.3g}")
+
+
+if __name__ == "__main__":
+    run(main)

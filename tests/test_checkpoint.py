@@ -1,0 +1,98 @@
+"""Checkpoints: kept whole, told apart, held by one process at a time."""
+
+import multiprocessing
+import os
+
+import pytest
+import torch
+
+from cifar.checkpoint import Checkpoints, fingerprint
+from cifar.console import InputError
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {deps: [code.py]}}")
+    (tmp_path / "code.py").write_text("1")
+    return tmp_path
+
+
+def state_of(epoch: int) -> dict:
+    return {"network": {"weight": torch.full((3,), float(epoch))}, "history": [{"epoch": epoch, "train_loss": 0.5}]}
+
+
+def test_the_newest_state_comes_back():
+    checkpoints = Checkpoints("a")
+    for epoch in (9, 10):
+        checkpoints.save(epoch, state_of(epoch))
+    found = checkpoints.load()
+    assert found["history"] == [{"epoch": 10, "train_loss": 0.5}]
+    assert torch.equal(found["network"]["weight"], torch.full((3,), 10.0))
+
+
+def test_two_are_kept(root):
+    checkpoints = Checkpoints("a")
+    for epoch in range(1, 6):
+        checkpoints.save(epoch, state_of(epoch))
+    assert [path.name[:5] for path in sorted((root / ".checkpoints" / "a").glob("*.pt"))] == ["00004", "00005"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_one_is_set_aside_for_the_one_before(root, damage, capsys):
+    checkpoints = Checkpoints("a")
+    for epoch in (1, 2):
+        checkpoints.save(epoch, state_of(epoch))
+    newest = max((root / ".checkpoints" / "a").glob("*.pt"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content[:-100] if damage == "truncated" else content)
+    assert checkpoints.load()["history"][0]["epoch"] == 1
+    assert "damaged" in capsys.readouterr().err
+    assert newest.with_suffix(".damaged").exists()
+
+
+def test_nothing_to_load_at_first_and_after_success(root):
+    checkpoints = Checkpoints("a")
+    assert checkpoints.load() is None
+    checkpoints.save(1, state_of(1))
+    checkpoints.discard()
+    assert not (root / ".checkpoints" / "a").exists()
+
+
+def test_they_lie_in_the_main_workspace_during_a_temp_run(root, tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.chdir(tmp_path_factory.mktemp("temp"))
+    Checkpoints("a").save(1, state_of(1))
+    assert len(list((root / ".checkpoints" / "a").glob("*.pt"))) == 1
+
+
+def test_fingerprint_follows_code_params_and_name(root):
+    first = fingerprint("train", {"lr_max": 0.4})
+    assert first == fingerprint("train", {"lr_max": 0.4})
+    assert first != fingerprint("train", {"lr_max": 0.3})
+    (root / "code.py").write_text("2")
+    assert first != fingerprint("train", {"lr_max": 0.4})
+
+
+def hold(name, holding, done):
+    _ = Checkpoints(name)
+    holding.set()
+    done.wait(20)
+
+
+def test_a_second_run_is_told_who_holds_them():
+    context = multiprocessing.get_context("fork")
+    holding, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=("a", holding, done))
+    holder.start()
+    try:
+        assert holding.wait(20)
+        with pytest.raises(InputError, match=f"process {holder.pid} is training this very configuration"):
+            Checkpoints("a")
+        Checkpoints("b")  # another configuration is free
+    finally:
+        done.set()
+        holder.join()
+    assert Checkpoints("a").load() is None and os.getpid() != holder.pid  # free again once it ended

@@ -1,0 +1,218 @@
+"""What the files promise each other: stages, dvc.yaml, params.yaml, recipes, imports and README agree to the letter."""
+
+import ast
+import graphlib
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import modify_yaml
+
+from cifar.params import Declared, check_params, load_params, read_yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
+PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+MODULES = {f"{path.parent.name}.{path.stem}": path for path in ROOT.glob("cifar/*.py") if path.stem != "__init__"}
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports anywhere, lazily or for types too; `from a import b` counts as a and a.b."""
+    found = set()
+    for node in ast.walk(parse(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def project_modules(path: Path) -> set[str]:
+    return imports(path) & MODULES.keys()
+
+
+def closure(path: Path) -> set[Path]:
+    """The project modules that a file imports, directly or through others."""
+    found, ahead = set(), project_modules(path)
+    while ahead:
+        module = ahead.pop()
+        found.add(MODULES[module])
+        ahead |= {new for new in project_modules(MODULES[module]) if MODULES[new] not in found}
+    return found
+
+
+def outputs(stage: str) -> list[str]:
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def test_every_stage_is_a_file_and_an_entry_of_dvc_yaml_in_reading_order():
+    assert list(PIPELINE) == STAGES
+    assert {path.stem for path in ROOT.glob("stages/*.py")} == {*STAGES, "__init__"}
+    assert [PIPELINE[stage]["cmd"] for stage in STAGES] == [f"python -m stages.{stage}" for stage in STAGES]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_code_deps_are_what_it_imports_no_more_and_no_less(stage):
+    script = ROOT / f"stages/{stage}.py"
+    expected = {str(path.relative_to(ROOT)) for path in {script, *closure(script)}}
+    assert {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")} == expected
+
+
+@pytest.mark.parametrize("package", ["cifar", "stages"])
+def test_the_packages_themselves_hold_a_docstring_only_and_so_are_no_deps(package):
+    body = parse(ROOT / package / "__init__.py").body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_params_are_what_it_reads_no_more_and_no_less(stage):
+    tree = parse(ROOT / f"stages/{stage}.py")
+    attributes = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    ]
+    read = {node.attr for node in attributes if node.value.id == "params"} - vars(Declared).keys()
+    loads = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
+    ]
+    declared = PIPELINE[stage].get("params", [])
+    assert set(declared) == read and len(declared) == len(read)
+    assert [ast.literal_eval(load.args[0]) for load in loads] == ([stage] if declared else [])
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_params_are_keys_of_params_yaml(stage, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert load_params(stage).values().keys() == set(PIPELINE[stage].get("params", []))
+
+
+READS = {  # whose outputs each stage reads: the table of the contract
+    "download": set(),
+    "stats": {"download"},
+    "lr_find": {"download", "stats"},
+    "train": {"download", "stats", "lr_find"},
+    "evaluate": {"download", "train"},
+    "misclassified": {"download", "evaluate"},
+    "gradcam": {"download", "train", "evaluate", "misclassified"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_data_flows_from_stage_to_stage_as_the_contract_says(stage):
+    artifacts = [dep for dep in PIPELINE[stage]["deps"] if not dep.endswith(".py")]
+    makers = {
+        dep: maker for dep in artifacts for maker in STAGES for out in outputs(maker) if f"{dep}/".startswith(f"{out}/")
+    }
+    assert makers.keys() == set(artifacts), "a dep that no stage makes"
+    assert set(makers.values()) == READS[stage]
+    assert all(STAGES.index(maker) < STAGES.index(stage) for maker in makers.values())
+
+
+def test_small_results_are_in_git_and_pictures_of_the_data_set_are_not():
+    for stage in STAGES:
+        for kind in ("metrics", "plots"):
+            for entry in PIPELINE[stage].get(kind, []):
+                path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
+                shows_images = path.endswith(".png") and stage != "lr_find"
+                assert options.get("cache", True) is shows_images, path
+
+
+def test_the_plot_templates_exist():
+    named = {
+        options["template"]
+        for stage in STAGES
+        for entry in PIPELINE[stage].get("plots", [])
+        if isinstance(entry, dict)
+        for options in entry.values()
+        if "template" in options
+    }
+    ours = {path.stem for path in ROOT.glob(".dvc/plots/*.json")}
+    assert ours <= named <= ours | {"simple", "linear", "confusion", "bar_horizontal"}
+
+
+def test_the_library_has_no_cycles_and_knows_no_stage():
+    graphlib.TopologicalSorter({module: project_modules(path) for module, path in MODULES.items()}).prepare()
+    for path in MODULES.values():
+        assert not any(name.split(".")[0] == "stages" for name in imports(path)), path
+
+
+def test_only_stages_read_params():
+    for module, path in MODULES.items():
+        assert module == "cifar.params" or "cifar.params.load_params" not in imports(path), path
+
+
+@pytest.mark.parametrize("stage", ["download", "train", "evaluate"])
+def test_costly_stages_import_no_plotting(stage):
+    script = ROOT / f"stages/{stage}.py"
+    assert not any(name.split(".")[0] == "matplotlib" for path in {script, *closure(script)} for name in imports(path))
+
+
+def test_every_package_that_the_code_imports_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    declared = {re.match(r"[\w.-]+", entry)[0] for entry in project["project"]["dependencies"]}
+    files = [*MODULES.values(), *(ROOT / f"stages/{stage}.py" for stage in STAGES)]
+    packages = {name.split(".")[0] for path in files for name in imports(path)}
+    packages -= {"cifar", "stages", *sys.stdlib_module_names}
+    distributions = packages_distributions()
+    assert not {package for package in packages if not declared & set(distributions[package])}
+
+
+def test_constraints_pin_every_dependency_by_name_and_version_alone():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pins = {line.split("==")[0].lower().replace("_", "-").replace(".", "-"): line.split("==")[1] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = [*project["project"]["dependencies"], *sum(project["dependency-groups"].values(), [])]
+    names = {re.match(r"[\w.-]+", entry)[0].replace(".", "-") for entry in wanted}
+    assert names <= pins.keys()
+    assert (pins["torch"], pins["torchvision"], pins["albumentations"], pins["dvc"]) == (
+        "2.14.1",
+        "0.29.2",
+        "2.0.8",
+        "3.67.1",
+    )
+    assert "albumentationsx" not in pins and "opencv-python" not in pins
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_is_valid_and_has_the_keys_of_params_yaml(recipe):
+    values = read_yaml(recipe)
+    check_params(values, recipe.name)
+    assert list(values) == list(read_yaml(ROOT / "params.yaml"))
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *RECIPES], ids=lambda path: path.stem)
+def test_params_survive_dvcs_own_rewriting_unchanged(path, tmp_path):
+    original, copy = path.read_text(), tmp_path / "params.yaml"
+    copy.write_text(original)
+    with modify_yaml(copy):
+        pass
+    assert copy.read_text() == original
+
+    apply_overrides(copy, ["seed=17"])  # what `dvc exp run -S seed=17` does
+    before, after = original.splitlines(), copy.read_text().splitlines()
+    assert [line for line in before if line not in after] == [line for line in before if line.startswith("seed: ")]
+    assert [line.split("#")[0].rstrip() for line in after if line not in before] == ["seed: 17"]
+
+
+def test_readmes_tree_names_every_file_and_none_that_is_not_there():
+    readme = (ROOT / "README.md").read_text()
+    for folder in ("cifar", "stages", "recipes"):
+        listing = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", readme, re.MULTILINE)
+        assert listing, f"README has no listing of {folder}/"
+        named = set(re.findall(r"^  (\S+)  ", listing[1], re.MULTILINE))
+        assert named == {path.name for path in (ROOT / folder).iterdir() if path.is_file() and path.stem != "__init__"}
+
+
+def test_readmes_table_of_stages_is_the_pipelines():
+    assert re.findall(r"^\| `(\w+)` \|", (ROOT / "README.md").read_text(), re.MULTILINE) == STAGES

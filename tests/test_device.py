@@ -1,0 +1,54 @@
+"""The choice of precision, and the memory allocator's setting."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cifar.device import environment, pick_precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("capabilities", "expected"), [
+    ({"avx2": True}, torch.float32),
+    ({"avx2": True, "avx512_f": True}, torch.float32),  # AVX-512 alone only emulates bfloat16
+    ({"avx512_bf16": True}, torch.bfloat16),
+    ({"amx_bf16": True}, torch.bfloat16),
+    ({}, torch.float32),
+])  # fmt: skip
+def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch, capabilities, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert pick_precision("auto", CPU) is expected
+
+
+def test_a_precision_by_name_is_taken_as_it_is():
+    assert pick_precision("bf16", CPU) is torch.bfloat16
+    assert pick_precision("fp32", CPU) is torch.float32
+
+
+def test_environment_says_what_was_chosen():
+    found = environment(CPU, torch.bfloat16)
+    assert found["precision"] == "bfloat16"
+    assert found["torch"] == torch.__version__ and found["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
+def test_freed_memory_is_kept():
+    """Once warm, new tensors fault in no new pages: the kernel counts them."""
+    program = (
+        "import resource, sys, torch; from cifar.device import keep_memory\n"
+        "if sys.argv[1] == 'keep': keep_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for round in range(8):\n"
+        "    before = faults() if round == 4 else before if round > 4 else 0\n"
+        "    torch.ones(2**24)\n"
+        "print(faults() - before)"
+    )
+    faults = {
+        mode: int(subprocess.run([sys.executable, "-c", program, mode], capture_output=True, check=True).stdout)
+        for mode in ("keep", "default")
+    }
+    assert faults["default"] >= 4 * 2**24 * 4 // 2**21  # at least one a huge page
+    assert faults["keep"] < faults["default"] / 10

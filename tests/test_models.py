@@ -1,0 +1,199 @@
+"""The network against its description written out with plain functions, and its weights on disk."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cifar.console import InputError
+from cifar.models import Model, build_network, load_model, save_model
+from cifar.params import LAYERS
+
+SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+CLASSES = [f"class{k}" for k in range(10)]
+
+
+def shuffled_network(logit_scale: float = 0.125) -> torch.nn.Module:
+    """A network in eval mode whose every weight and statistic is drawn, so that a mistaken one shows."""
+    network = build_network(SPEC | {"logit_scale": logit_scale}, seed=0).eval()
+    generator = torch.Generator().manual_seed(5)
+    for name, value in network.state_dict().items():
+        if "running_var" in name:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif value.dim() == 1:
+            value.copy_(torch.randn(value.shape, generator=generator) / 4 + ("weight" in name))
+    return network
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_model(Model(shuffled_network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder)
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "models"))
+
+
+def test_it_has_6_574_090_parameters():
+    network = build_network(SPEC, seed=0)
+    assert sum(weights.numel() for weights in network.parameters()) == 6_574_090
+    biases = {len(weights) for name, weights in network.named_parameters() if name.endswith("0.bias")}
+    assert biases == {64, 128, 256, 512}  # of the four plain convolutions
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_logits_are_those_of_the_description_written_out(images, is_training):
+    network = shuffled_network().train(is_training)
+    w = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def norm_relu(x: Tensor, name: str) -> Tensor:
+        statistics = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        return F.relu(F.batch_norm(x, *statistics, w[f"{name}.weight"], w[f"{name}.bias"], training=is_training))
+
+    def down(x: Tensor, layer: str) -> Tensor:
+        x = F.conv2d(x, w[f"{layer}.0.weight"], w[f"{layer}.0.bias"], padding=1)
+        return norm_relu(F.max_pool2d(x, 2), f"{layer}.2")
+
+    def residual(x: Tensor, block: str) -> Tensor:
+        y = norm_relu(F.conv2d(x, w[f"{block}.0.weight"], padding=1), f"{block}.1")
+        return x + norm_relu(F.conv2d(y, w[f"{block}.3.weight"], padding=1), f"{block}.4")
+
+    x = norm_relu(F.conv2d(images, w["prep.0.weight"], w["prep.0.bias"], padding=1), "prep.1")
+    x = residual(down(x, "layer1"), "layer1.4")
+    x = down(x, "layer2")
+    x = residual(down(x, "layer3"), "layer3.4")
+    expected = F.linear(F.max_pool2d(x, 4).flatten(1), w["linear.weight"], w["linear.bias"]) * 0.125
+
+    with torch.no_grad():
+        logits = network(images)
+    assert logits.shape == (4, 10) and expected.std() > 0.01
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_logit_scale_scales_the_logits(images):
+    with torch.no_grad():
+        once, twice = (shuffled_network(scale)(images) for scale in (0.125, 0.25))
+    assert torch.equal(2 * once, twice)
+
+
+def test_initial_weights_come_from_the_seed_alone():
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    first, again, other = (build_network(SPEC, seed) for seed in (7, 7, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, ours), same, another in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(ours, same)
+        is_drawn = ours.dim() > 1 or name.endswith("0.bias")
+        assert torch.equal(ours, another) != is_drawn or name == "linear.bias"
+
+
+def test_initial_weights_are_pytorchs_default():
+    for name, weights in build_network(SPEC, seed=0).named_parameters():
+        if weights.dim() > 1:  # uniform in ±1/√fan_in
+            bound = 1 / math.sqrt(weights[0].numel())
+            assert weights.abs().max() <= bound, name
+            assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+
+
+def test_layers_are_submodules_from_shallow_to_deep(images):
+    network = build_network(SPEC, seed=0).eval()
+    sizes = []
+    for layer in LAYERS["custom_resnet"]:
+        network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))
+    with torch.no_grad():
+        network(images)
+    assert sizes == [(4, 64, 32, 32), (4, 128, 16, 16), (4, 256, 8, 8), (4, 512, 4, 4)]
+
+
+def test_a_loaded_model_gives_equal_logits(saved, images):
+    model = load_model(saved)
+    assert not any(module.training for module in model.network.modules())
+    assert model[1:] == (MEAN, STD, CLASSES)
+    with torch.no_grad():
+        assert torch.equal(model.network(images), shuffled_network()(images))
+
+
+def test_a_model_saved_twice_has_equal_bytes(saved, tmp_path):
+    save_model(Model(shuffled_network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, tmp_path)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_the_card_holds_what_the_weights_do_not(saved):
+    assert json.loads((saved / "model.json").read_text()) == {
+        "network": SPEC,
+        "mean": MEAN,
+        "std": STD,
+        "classes": CLASSES,
+        "environment": {"threads": 2},
+    }
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_missing_file_is_named(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing; run `dvc repro`"):
+        load_model(copied)
+
+
+def test_damaged_weights_are_refused(copied):
+    path = copied / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[:5], whole[:1000], whole[:-1], b"\xff" * 100, b"hello" + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `dvc repro train`"):
+            load_model(copied)
+
+
+def test_another_networks_weights_are_refused(copied):
+    path = copied / "model.safetensors"
+    weights = load_file(path)
+    narrow = weights | {"prep.0.bias": torch.zeros(32)}
+    fewer = {name: value for name, value in weights.items() if name != "linear.bias"}
+    for other in ({"weight": torch.zeros(3)}, narrow, fewer, weights | {"extra": torch.zeros(1)}):
+        save_file(other, path)
+        with pytest.raises(InputError, match="model.safetensors does not fit .*model.json; delete both and run"):
+            load_model(copied)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(copied, value):
+    weights = load_file(copied / "model.safetensors")
+    weights["layer2.2.running_var"][3] = value
+    save_file(weights, copied / "model.safetensors")
+    with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"name": "vgg"}},
+        {"network": {"name": "custom_resnet"}},
+        {"network": SPEC | {"width": 3}},
+        {"network": "custom_resnet"},
+        {"network": None},
+    ],
+)
+def test_a_card_of_another_network_is_refused(copied, change):
+    card = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(InputError, match="does not fit .*model.json"):
+        load_model(copied)

@@ -1,0 +1,229 @@
+"""params.yaml: what is wrong in it is said in one line that names the key, and a stage reads only what it declares."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifar.console import InputError
+from cifar.params import LAYERS, Params, check_params, load_params, read_yaml
+
+ROOT = Path(__file__).parents[1]
+GOOD = read_yaml(ROOT / "params.yaml") | {
+    "dataset": "cifar10",
+    "shapes": {"train": 3000, "test": 1000},
+    "val_size": 5000,
+    "epochs": 24,
+    "batch_size": 512,
+    "lr_max": 0.4,
+    "lr_min": 0.0125,
+    "schedule": {"name": "one_cycle", "peak_epoch": 5},
+}
+ABSENT = object()
+
+
+def changed(**values: object) -> dict:
+    """Good params with some keys replaced; `section__key` stands for a key inside a section, ABSENT removes it."""
+    params = copy.deepcopy(GOOD)
+    for name, value in values.items():
+        *path, key = name.split("__")
+        section = params
+        for part in path:
+            section = section[int(part) if part.isdigit() else part]
+        if value is ABSENT:
+            del section[key]
+        else:
+            section[key] = value
+    return params
+
+
+WRONG_PARAMS = [
+    # an unknown key
+    ({"epochz": 3}, "epochz is not a known key, did you mean epochs?"),
+    ({"lr_find__smothing": 0.1}, "lr_find.smothing is not a known key, did you mean smoothing?"),
+    ({"optimizer__nestrov": True}, "optimizer.nestrov is not a known key, did you mean nesterov?"),
+    ({"schedule__half_cycle": 98}, "schedule.half_cycle is not a known key, allowed: name, peak_epoch"),
+    ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
+    # a missing one
+    ({"epochs": ABSENT}, "epochs is missing"),
+    ({"model": ABSENT}, "model is missing"),
+    ({"schedule__name": ABSENT}, "schedule.name is missing"),
+    ({"augment__0__name": ABSENT}, "augment[0].name is missing"),
+    # another type
+    ({"epochs": 2.5}, "epochs is 2.5, it must be a valid integer"),
+    ({"epochs": "ten"}, "epochs is 'ten', it must be a valid integer"),
+    ({"seed": True}, "seed is True, it must be a valid integer"),
+    ({"optimizer__nesterov": 1}, "optimizer.nesterov is 1, it must be a valid boolean"),
+    ({"optimizer__weight_decay": "1e-3"}, "optimizer.weight_decay is '1e-3', it must be a valid number"),
+    ({"optimizer__weight_decay": float("nan")}, "optimizer.weight_decay is nan, it must be a finite number"),
+    ({"augment": None}, "augment is None, it must be a valid list"),
+    ({"gradcam__layers": "layer3"}, "gradcam.layers is 'layer3', it must be a valid list"),
+    # a value out of range
+    ({"epochs": -3}, "epochs is -3, it must be greater than or equal to 1"),
+    ({"batch_size": 0}, "batch_size is 0, it must be greater than or equal to 1"),
+    ({"seed": 2**32}, "seed is 4294967296, it must be less than 4294967296"),
+    ({"label_smoothing": 1.0}, "label_smoothing is 1.0, it must be less than 1"),
+    ({"optimizer__momentum": 1.5}, "optimizer.momentum is 1.5, it must be less than 1"),
+    ({"lr_find__steps": 5}, "lr_find.steps is 5, it must be greater than or equal to 10"),
+    ({"lr_find__stop_factor": 1.0}, "lr_find.stop_factor is 1.0, it must be greater than 1"),
+    ({"gallery_size": 1000}, "gallery_size is 1000, it must be less than or equal to 100"),
+    ({"lr_max": 0}, "lr_max is 0, allowed: a number above 0, or find for the range test's suggestion"),
+    ({"lr_max": "search"}, "lr_max is 'search', allowed: a number above 0, or find for the range test's suggestion"),
+    ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
+    # an unknown word
+    ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
+    ({"model__name": "resnet50"}, "model.name is 'resnet50', it must be 'custom_resnet'"),
+    ({"schedule__name": "cosine"}, "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular'"),
+    ({"precision": "fp16"}, "precision is 'fp16', it must be 'auto', 'bf16' or 'fp32'"),
+    ({"gradcam__layers": ["layer9"]}, "gradcam.layers names 'layer9', custom_resnet has prep, layer1, layer2, layer3"),
+    ({"mirrors": ["ftp://a/b"]}, r"mirrors[0] is 'ftp://a/b', it must match ^https?://\S+$"),
+    # values that do not go together
+    ({"val_size": 50_000}, "val_size is 50000, it must be below the 50000 training images"),
+    ({"batch_size": 45_001}, "batch_size is 45001, it must be at most the 45000 images left to train on"),
+    ({"dataset": "shapes"}, "val_size is 5000, it must be below the 3000 training images"),
+    ({"schedule__peak_epoch": 24}, "schedule.peak_epoch is 24, it must be below epochs (24)"),
+    ({"lr_max": 0.01}, "lr_min is 0.0125, it must be at most lr_max (0.01)"),
+    (
+        {"lr_find__lr_end": 1e-9},
+        f"lr_find.lr_end is 1e-09, it must be above lr_start ({GOOD['lr_find']['lr_start']:g})",
+    ),
+    ({"optimizer__momentum": 0.0}, "optimizer.momentum is 0, it must be above 0 with nesterov: true"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), WRONG_PARAMS, ids=[message for _, message in WRONG_PARAMS])
+def test_a_wrong_value_is_one_line_that_names_the_key_what_was_found_and_what_is_allowed(change, message):
+    with pytest.raises(InputError) as error:
+        check_params(changed(**change), "params.yaml")
+    assert str(error.value) == f"params.yaml: {message}"
+
+
+WRONG_FILES = [
+    ("", "holds nothing, expected keys with values"),
+    ("# only a comment\n", "holds nothing, expected keys with values"),
+    ("- epochs\n- 24\n", "holds a list, expected keys with values"),
+    ("epochs 24\n", "holds a str, expected keys with values"),
+    ("epochs: 24\nepochs: 30\n", 'is not valid YAML, line 2: found duplicate key "epochs"'),
+    ("epochs: [24\n", "is not valid YAML, line 2: expected ',' or ']'"),
+    ("epochs: 24: 30\n", "is not valid YAML, line 1: mapping values are not allowed here"),
+    ("\tepochs: 24\n", r"is not valid YAML, line 1: found character '\t'"),
+    ("epochs: *other\n", "is not valid YAML, line 1: found undefined alias 'other'"),
+    ("seed: !!python/object/apply:os.getpid []\n", "is not valid YAML, line 1: could not determine a constructor"),
+    ("[" * 3000, "is not valid YAML: RecursionError"),
+    (b"epochs: \xff\n", "is not valid YAML: UnicodeDecodeError"),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), WRONG_FILES, ids=[message for _, message in WRONG_FILES])
+def test_a_file_that_is_no_mapping_is_one_line_that_names_the_file(content, message, tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError) as error:
+        read_yaml(path)
+    assert str(error.value).startswith(f"{path} {message}")
+
+
+def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="params.yaml is missing; run this from the root of the repository"):
+        load_params("train")
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [
+        ("epochs: [1\n", "error: params.yaml is not valid YAML, line 2: expected ',' or ']', but got '<stream end>'\n"),
+        (
+            "dataset: |\n  two\n  lines\n",
+            "error: params.yaml: dataset is 'two\\nlines\\n', it must be 'cifar10' or 'shapes'\n",
+        ),
+    ],
+)
+def test_a_stage_ends_with_that_line_and_status_1_and_no_traceback(content, line, tmp_path):
+    (tmp_path / "params.yaml").write_text(content)
+    stage = "from cifar.console import run; from cifar.params import load_params; run(lambda: load_params('stats'))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", stage], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", line)
+
+
+def test_1e_05_as_dvc_writes_it_is_a_number(tmp_path):
+    # PyYAML, at YAML 1.1, takes it for a word.
+    (tmp_path / "params.yaml").write_text("lr_max: 1e-05\nlr_min: 1E-5\n")
+    assert read_yaml(tmp_path / "params.yaml") == {"lr_max": 0.00001, "lr_min": 0.00001}
+
+
+def test_yes_and_no_stay_words(tmp_path):
+    (tmp_path / "params.yaml").write_text("dataset: no\n")
+    assert read_yaml(tmp_path / "params.yaml") == {"dataset": "no"}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A current folder with the project's params.yaml and a dvc.yaml that declares `epochs` and `seed` for train."""
+    (tmp_path / "params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    (tmp_path / "dvc.yaml").write_text("stages:\n  train:\n    params: [epochs, seed]\n  stats: {}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_stage_reads_what_it_declares(folder):
+    params = load_params("train")
+    expected = read_yaml("params.yaml")
+    assert (params.epochs, params.seed) == (expected["epochs"], expected["seed"])
+    assert params.values() == {"epochs": expected["epochs"], "seed": expected["seed"]}
+
+
+def test_reading_an_undeclared_param_is_an_error_that_names_it_and_dvc_yaml(folder):
+    with pytest.raises(
+        AttributeError, match="train reads lr_max, which dvc.yaml does not declare: add it to stages.train"
+    ):
+        _ = load_params("train").lr_max
+    with pytest.raises(AttributeError, match="stats reads seed, which dvc.yaml does not declare"):
+        _ = load_params("stats").seed
+
+
+def test_the_layers_named_for_grad_cam_are_the_networks_own():
+    from cifar.models import NETWORKS
+
+    for name, layers in LAYERS.items():
+        children = dict(NETWORKS[name](logit_scale=1.0).named_children())
+        assert set(layers) <= set(children)
+
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+names = st.sampled_from([*GOOD, "name", "layers", "layer3", "find", "one_cycle", "sgd"]) | st.text(max_size=5)
+trees = st.recursive(
+    scalars | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.integers(), inner, max_size=3),
+    max_leaves=8,
+)
+places = st.sampled_from(
+    [*GOOD, *(f"{key}__{inner}" for key, section in GOOD.items() if isinstance(section, dict) for inner in section)]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(places, trees, min_size=1, max_size=2))
+def test_any_value_anywhere_is_accepted_or_explained(change):
+    sections_last = sorted(change.items(), key=lambda item: "__" not in item[0])
+    try:
+        assert isinstance(check_params(changed(**dict(sections_last)), "params.yaml"), Params)
+    except InputError as error:
+        assert str(error).startswith("params.yaml: ")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=40) | st.text(alphabet="ab:-[]{}&*!|>'\"#%@?,~ \n\t0123e.", max_size=40).map(str.encode))
+def test_any_bytes_are_a_mapping_or_explained(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(content)
+    try:
+        assert isinstance(read_yaml(path), dict)
+    except InputError as error:
+        assert str(path) in str(error)

@@ -1,0 +1,329 @@
+"""The pipeline itself, on a few images of shapes: run, run again, varied, compared, cloned and broken."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import pytest
+from dvc.utils.hydra import apply_overrides
+from safetensors.numpy import load_file
+
+from cifar.params import read_yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
+TREE = [
+    "stages",
+    "cifar",
+    "dvc.yaml",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/.gitignore",
+    ".dvc/config",
+    ".dvc/plots",
+]
+TINY = {
+    "dataset": "shapes",
+    "shapes.train": 100,
+    "shapes.test": 50,
+    "val_size": 20,
+    "epochs": 2,
+    "batch_size": 20,
+    "schedule.peak_epoch": 1,
+    "lr_max": "find",
+    "lr_min": 0.001,
+    "lr_find.steps": 10,
+    "gallery_size": 6,
+}
+
+# First in PYTHONPATH, this notes in $READS_LOG which files of the current folder each stage opens for reading.
+SPY = """
+import os, sys
+if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
+    log = os.open(os.environ["READS_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    def note(event, args):
+        if event == "open" and isinstance(args[0], str) and args[2] & os.O_ACCMODE == os.O_RDONLY:
+            path = os.path.relpath(args[0])
+            if not path.startswith("..") and not path.endswith((".py", ".pyc", ".part")):
+                os.write(log, f"{sys.orig_argv[2][7:]} {path}\\n".encode())
+    sys.addaudithook(note)
+"""
+
+
+class Project(NamedTuple):
+    """A Git and DVC repository with the project's code, and the environment in which its commands run."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def call(self, *command: str) -> subprocess.CompletedProcess:
+        return subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True)
+
+    def dvc(self, *arguments: str) -> str:
+        """What dvc says; it must succeed."""
+        ended = self.call(sys.executable, "-m", "dvc", *arguments)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout
+
+    def git(self, *arguments: str) -> str:
+        ended = self.call("git", *arguments)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def stage(self, name: str) -> subprocess.CompletedProcess:
+        return self.call(sys.executable, "-m", f"stages.{name}")
+
+    def clone(self, folder: Path) -> "Project":
+        self.git("clone", "--quiet", ".", str(folder))
+        return Project(folder, self.environment)
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory) -> tuple[Project, str]:
+    """The pipeline after its first `dvc repro`, committed, and what that printed."""
+    home = tmp_path_factory.mktemp("pipeline")
+    folder = home / "project"
+    for name in TREE:
+        source, target = ROOT / name, folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    apply_overrides(folder / "params.yaml", [f"{key}={value}" for key, value in TINY.items()])
+    (home / "spy").mkdir()
+    (home / "spy/sitecustomize.py").write_text(SPY)
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_", "CIFAR"))}
+    identity = {f"GIT_{who}_{what}": "test" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    environment = kept | identity | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(home / "spy"),
+        "READS_LOG": str(home / "reads.log"),
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        **{f"DVC_{name}": str(home / name) for name in ("SITE_CACHE_DIR", "GLOBAL_CONFIG_DIR", "SYSTEM_CONFIG_DIR")},
+    }  # fmt: skip
+    project = Project(folder, environment)
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=code")
+    printed = project.dvc("repro")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=results")
+    return project, printed
+
+
+@pytest.fixture(scope="module")
+def project(first_run) -> Project:
+    return first_run[0]
+
+
+def stages_run(printed: str) -> list[str]:
+    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
+
+
+def outputs(kind: str) -> list[str]:
+    stages = read_yaml(ROOT / "dvc.yaml")["stages"].values()
+    entries = [entry for stage in stages for entry in stage.get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def test_one_command_runs_every_stage_in_reading_order(first_run):
+    assert stages_run(first_run[1]) == STAGES
+
+
+def test_git_holds_no_picture_of_the_data_set_and_no_large_file(project):
+    tracked = project.git("ls-files").split()
+    assert [name for name in tracked if name.endswith((".png", ".npy", ".npz", ".safetensors"))] == [
+        "plots/lr_find/curve.png"
+    ]
+    assert max((project.folder / name).stat().st_size for name in tracked) < 300_000
+    assert {*outputs("metrics"), "dvc.lock", "plots/train/history.csv"} <= set(tracked)
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_the_artifacts_are_as_the_contract_says(project):
+    def columns(name: str) -> list[str]:
+        return list(pd.read_csv(project.folder / name).columns)
+
+    data = project.folder / "data/dataset"
+    for split, count in (("train", 100), ("test", 50)):
+        images, labels = np.load(data / f"{split}_images.npy"), np.load(data / f"{split}_labels.npy")
+        assert (images.dtype, images.shape, labels.dtype, labels.shape) == (
+            "uint8",
+            (count, 32, 32, 3),
+            "uint8",
+            (count,),
+        )
+    classes = (data / "classes.txt").read_text().split("\n")
+    assert len(classes) == 11 and classes[-1] == ""
+
+    assert columns("plots/lr_find/curve.csv") == ["lr", "loss", "smoothed_loss", "suggestion"]
+    history = pd.read_csv(project.folder / "plots/train/history.csv")
+    assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    assert list(history["epoch"]) == [1, 2]
+    schedule = pd.read_csv(project.folder / "plots/train/schedule.csv")
+    assert list(schedule) == ["step", "lr"] and len(schedule) == 2 * 4  # 80 images in batches of 20
+    assert columns("plots/evaluate/confusion.csv") == ["actual", "predicted"]
+    assert columns("plots/evaluate/class_accuracy.csv") == ["class", "accuracy"]
+    assert columns("data/misclassified.csv") == ["index", "label", "predicted", "confidence"]
+    weights = load_file(project.folder / "models/model.safetensors")
+    assert sum(value.size for name, value in weights.items() if "running" not in name and value.ndim) == 6_574_090
+    for name in outputs("plots"):
+        if name.endswith(".png"):
+            assert (project.folder / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_metrics_agree_with_the_predictions_they_are_made_of(project):
+    metrics = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    with np.load(project.folder / "data/predictions.npz") as file:
+        logits, labels, predictions = file["logits"], file["labels"], file["predictions"]
+    assert (logits.dtype, logits.shape) == ("float32", (50, 10))
+    assert (labels == np.load(project.folder / "data/dataset/test_labels.npy")).all()
+    assert (predictions == logits.argmax(axis=1)).all()
+    assert (
+        metrics["wrong"] == (labels != predictions).sum() == len(pd.read_csv(project.folder / "data/misclassified.csv"))
+    )
+    assert metrics["accuracy"] == pytest.approx(1 - metrics["wrong"] / 50)
+
+
+def test_metrics_are_small_and_hold_numbers_under_names_of_their_own(project):
+    def leaves(values: dict) -> list[tuple[str, object]]:
+        return [
+            leaf
+            for key, value in values.items()
+            for leaf in (leaves(value) if isinstance(value, dict) else [(key, value)])
+        ]
+
+    for name in outputs("metrics"):
+        text = (project.folder / name).read_text()
+        numbers = [value for _, value in leaves(json.loads(text))]
+        assert len(text) < 2000 and numbers
+        assert all(type(value) in (int, float) and math.isfinite(value) for value in numbers), name
+
+
+def test_each_stage_reads_the_artifacts_that_it_declares_and_no_others(project):
+    lines = set(Path(project.environment["READS_LOG"]).read_text().splitlines())
+    for stage in STAGES:
+        declared = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+        deps = {dep for dep in declared["deps"] if not dep.endswith(".py")}
+        read = {line.split(" ", 1)[1] for line in lines if line.startswith(f"{stage} ")}
+        artifacts = {path for path in read if path.startswith(("data/", "models/", "metrics/", "plots/"))}
+        assert {path for path in artifacts if not any(f"{path}/".startswith(f"{dep}/") for dep in deps)} == set(), stage
+        # Rust reads the weights, unseen by the spy.
+        unread = {dep for dep in deps if not any(f"{path}/".startswith(f"{dep}/") for path in artifacts)}
+        assert unread - {"models/model.safetensors"} == set(), stage
+        assert read - artifacts <= ({"params.yaml", "dvc.yaml"} if "params" in declared else set()), stage
+
+
+def test_a_second_run_runs_nothing(project):
+    assert stages_run(project.dvc("repro")) == []
+    assert project.git("status", "--porcelain") == ""
+
+
+def test_training_again_gives_the_same_bytes(project):
+    weights = project.folder / "models/model.safetensors"
+    before = hashlib.md5(weights.read_bytes()).hexdigest()
+    assert stages_run(project.dvc("repro", "--force", "--single-item", "train")) == ["train"]
+    assert hashlib.md5(weights.read_bytes()).hexdigest() == before
+    assert project.git("status", "--porcelain") == ""
+
+
+@pytest.fixture(scope="module")
+def experiment(project, tmp_path_factory) -> tuple[Project, str]:
+    """A clone (with the first one's cache) after `dvc exp run -S lr_max=0.25`, and what that printed."""
+    clone = project.clone(tmp_path_factory.mktemp("experiment") / "project")
+    (clone.folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.folder}/.dvc/cache\n")
+    clone.dvc("checkout", "--quiet")
+    return clone, clone.dvc("exp", "run", "-S", "lr_max=0.25")
+
+
+def test_another_lr_max_reruns_train_and_what_follows_but_not_lr_find(experiment):
+    project, printed = experiment
+    assert stages_run(printed) == ["train", "evaluate", "misclassified", "gradcam"]
+    assert pd.read_csv(project.folder / "plots/train/schedule.csv")["lr"].max() == 0.25
+
+
+def test_the_experiment_is_shown_beside_what_it_grew_from(experiment):
+    shown = experiment[0].dvc("exp", "show", "--csv")
+    table = pd.read_csv(pd.io.common.StringIO(shown))
+    assert {"0.25", "find"} <= set(table["lr_max"].astype(str))
+
+
+def test_metrics_diff_compares_it_with_the_last_commit(experiment):
+    changed = json.loads(experiment[0].dvc("metrics", "diff", "--json"))
+    assert changed["metrics/train.json"]["lr_max"]["new"] == 0.25
+    assert set(changed) <= {"metrics/train.json", "metrics/evaluate.json"}
+
+
+def drawn(project: Project, *arguments: str) -> str:
+    """The page that `dvc plots` makes."""
+    project.dvc("plots", *arguments, "--out", "page")
+    return (project.folder / "page/index.html").read_text()
+
+
+CHARTS = ["Learning rate range test", "Loss by epoch", "Accuracy by epoch", "Confusion matrix", "Accuracy by class"]
+
+
+def test_plots_diff_draws_the_curves_of_both(experiment):
+    page = drawn(experiment[0], "diff", "HEAD", "workspace")
+    assert all(f'"text": "{title}"' in page for title in CHARTS)
+    assert '"rev": "HEAD"' in page and '"rev": "workspace"' in page
+    assert '"type": "log"' in page and '"suggestion": "lr_max"' in page
+    assert "plots_misclassified_gallery" in page.replace("/", "_").replace("\\", "_")
+
+
+@pytest.fixture(scope="module")
+def plain_clone(project, tmp_path_factory) -> Project:
+    """A clone without cache or remote: what Git holds and nothing else."""
+    return project.clone(tmp_path_factory.mktemp("clone") / "project")
+
+
+def test_a_plain_clone_shows_metrics_and_charts_without_the_image_sheets(plain_clone):
+    metrics = json.loads(plain_clone.dvc("metrics", "show", "--json"))[""]["data"]
+    assert set(metrics) == set(outputs("metrics"))
+    page = drawn(plain_clone, "show")
+    assert all(f'"text": "{title}"' in page for title in CHARTS)
+
+
+def test_a_plain_clone_is_fresh_until_a_param_or_the_code_changes(plain_clone):
+    def stale() -> list[str]:
+        return stages_run(plain_clone.dvc("repro", "--dry", "--allow-missing"))
+
+    assert stale() == []
+    apply_overrides(plain_clone.folder / "params.yaml", ["gallery_size=7"])
+    assert stale() == ["misclassified", "gradcam"]
+    plain_clone.git("checkout", "--quiet", "params.yaml")
+    with (plain_clone.folder / "stages/train.py").open("a") as script:
+        script.write("\n")
+    assert stale()[0] == "train"
+    plain_clone.git("checkout", "--quiet", "stages")
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"), [("stats", "data/dataset/train_images.npy"), ("train", "data/dataset/train_images.npy")]
+)
+def test_a_stage_without_its_input_says_so_in_one_line(plain_clone, stage, missing):
+    ended = plain_clone.stage(stage)
+    assert ended.returncode == 1
+    assert (
+        ended.stderr == f"error: {missing} is missing; run `dvc repro`, which makes what a stage needs before it runs\n"
+    )
+
+
+def test_a_wrong_param_stops_dvc_repro_before_any_work(plain_clone):
+    apply_overrides(plain_clone.folder / "params.yaml", ["epochs=-1"])
+    ended = plain_clone.call(sys.executable, "-m", "dvc", "repro", "--single-item", "download")
+    plain_clone.git("checkout", "--quiet", "params.yaml")
+    assert ended.returncode != 0
+    assert "error: params.yaml: epochs is -1, it must be greater than or equal to 1" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr

@@ -1,0 +1,146 @@
+"""Predictions and mistakes: whole on disk or refused, and in the promised order."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from cifar.console import InputError
+from cifar.predictions import (
+    Predictions,
+    find_correct,
+    find_mistakes,
+    load_mistakes,
+    load_predictions,
+    save_mistakes,
+    save_predictions,
+)
+
+
+def predict_with(confidences: list[float], predicted: list[int], labels: list[int]) -> Predictions:
+    """Predictions whose softmax gives the predicted class its confidence and the nine others equal shares."""
+    logits = np.repeat(np.log((1 - np.array(confidences)) / 9)[:, None], 10, axis=1)
+    logits[np.arange(len(predicted)), predicted] = np.log(confidences)
+    return Predictions(logits.astype(np.float32), np.array(labels, np.uint8), np.array(predicted, np.uint8))
+
+
+@pytest.fixture
+def predictions() -> Predictions:
+    return predict_with([0.9, 0.5, 0.99, 0.7, 0.8], predicted=[3, 1, 2, 5, 3], labels=[3, 0, 4, 5, 9])
+
+
+def test_what_was_saved_is_loaded(predictions, tmp_path):
+    save_predictions(predictions, tmp_path / "predictions.npz")
+    found = load_predictions(predictions.labels, tmp_path / "predictions.npz")
+    for ours, expected in zip(found, predictions, strict=True):
+        assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
+
+
+def test_the_file_is_that_of_numpy_and_holds_no_clock_time(predictions, tmp_path):
+    save_predictions(predictions, tmp_path / "predictions.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.npz"]
+    assert np.load(tmp_path / "predictions.npz").files == ["logits", "labels", "predictions"]
+    with zipfile.ZipFile(tmp_path / "predictions.npz") as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def test_a_damaged_byte_is_never_believed(predictions, tmp_path):
+    path = tmp_path / "predictions.npz"
+    save_predictions(predictions, path)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        try:
+            found = load_predictions(predictions.labels, path)
+        except (InputError, OSError):  # both end in one line
+            continue
+        assert all(np.array_equal(ours, expected) for ours, expected in zip(found, predictions, strict=True))
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"\x93NUMPY\x01\x00"])
+def test_a_file_that_is_no_archive_is_damaged(content, predictions, tmp_path):
+    path = tmp_path / "predictions.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged; delete it and run `dvc repro evaluate`"):
+        load_predictions(predictions.labels, path)
+
+
+def test_pickles_are_not_opened(predictions, tmp_path):
+    path = tmp_path / "predictions.npz"
+    np.savez(path, **predictions._replace(labels=np.array([print], dtype=object))._asdict())
+    with pytest.raises(InputError, match="is damaged"):
+        load_predictions(predictions.labels, path)
+
+
+def test_predictions_of_other_images_are_refused(predictions, tmp_path):
+    path = tmp_path / "predictions.npz"
+    labels = predictions.labels
+    with pytest.raises(InputError, match="predictions.npz is missing; run `dvc repro`"):
+        load_predictions(labels, path)
+    save_predictions(predictions, path)
+    with pytest.raises(InputError, match=r"holds float32 5 x 10, uint8 5, uint8 5, which does not fit the 4 test"):
+        load_predictions(labels[:4], path)
+    with pytest.raises(InputError, match="the labels of other test images"):
+        load_predictions(labels[::-1], path)
+    save_predictions(predictions._replace(predictions=predictions.predictions + 1), path)
+    with pytest.raises(InputError, match="predictions that its logits do not give"):
+        load_predictions(labels, path)
+    save_predictions(predictions._replace(logits=predictions.logits * np.nan), path)
+    with pytest.raises(InputError, match="not finite"):
+        load_predictions(labels, path)
+
+
+def test_mistakes_come_most_confident_first(predictions):
+    assert find_mistakes(predictions).tolist() == [2, 4, 1]
+
+
+def test_mistakes_that_read_equally_confident_come_by_index():
+    predictions = predict_with([0.9, 0.7000004, 0.7000001, 0.7000003], predicted=[1] * 4, labels=[0] * 4)
+    assert predictions.confidences().tolist() == [0.9, 0.7, 0.7, 0.7]
+    assert find_mistakes(predictions).tolist() == [0, 1, 2, 3]
+
+
+def test_correct_images_come_class_after_class():
+    predictions = predict_with(
+        [0.5, 0.9, 0.8, 0.6, 0.7, 0.99, 0.3], predicted=[2, 2, 7, 2, 7, 0, 4], labels=[2, 2, 7, 2, 7, 1, 4]
+    )
+    # The surest of the classes 2, 4 and 7, the second of 2 and 7, the third of 2; image 5 is a mistake.
+    assert find_correct(predictions).tolist() == [1, 6, 2, 3, 4, 0]
+
+
+def test_the_table_of_mistakes_is_what_the_contract_says(predictions, tmp_path):
+    path = tmp_path / "misclassified.csv"
+    save_mistakes(predictions, find_mistakes(predictions), path)
+    assert path.read_text() == "index,label,predicted,confidence\n2,4,2,0.99\n4,9,3,0.8\n1,0,1,0.5\n"
+    assert load_mistakes(predictions, path).tolist() == [2, 4, 1]
+
+
+def test_a_table_without_mistakes_is_a_table(predictions, tmp_path):
+    path = tmp_path / "misclassified.csv"
+    flawless = predictions._replace(labels=predictions.predictions)
+    save_mistakes(flawless, find_mistakes(flawless), path)
+    assert path.read_text() == "index,label,predicted,confidence\n"
+    assert load_mistakes(flawless, path).tolist() == []
+
+
+HEADER = "index,label,predicted,confidence\n"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "\0", "index,label\n1,0\n", HEADER + "1.5,0,1,0.5\n", HEADER + "99,0,1,0.5\n", HEADER + "1,cat,1,1\n"],
+)
+def test_a_damaged_table_is_refused(content, predictions, tmp_path):
+    path = tmp_path / "misclassified.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match="is damaged; delete it and run `dvc repro misclassified`"):
+        load_mistakes(predictions, path)
+
+
+def test_a_table_of_other_predictions_is_refused(predictions, tmp_path):
+    path = tmp_path / "misclassified.csv"
+    with pytest.raises(InputError, match="misclassified.csv is missing; run `dvc repro`"):
+        load_mistakes(predictions, path)
+    save_mistakes(predictions, find_mistakes(predictions), path)
+    with pytest.raises(InputError, match="is of other predictions; run `dvc repro misclassified`"):
+        load_mistakes(predictions._replace(predictions=predictions.predictions[::-1]), path)

@@ -1,0 +1,53 @@
+"""The Winograd convolution against PyTorch's own, forwards and backwards."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import cifar.winograd
+from cifar.winograd import Conv3x3
+
+
+@pytest.fixture(params=[2**20, 2**12], ids=["one chunk", "many chunks"], autouse=True)
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(cifar.winograd, "CHUNK_FLOATS", request.param)
+
+
+def run(convolution, images, cotangent):
+    """Output and the gradients with respect to images, weight and bias."""
+    images = images.clone().requires_grad_()
+    outputs = convolution(images)
+    sources = [images, *convolution.parameters()]
+    return outputs, *torch.autograd.grad(outputs, sources, cotangent)
+
+
+@pytest.mark.parametrize(("size", "bias"), [(32, True), (16, False), (4, True)])
+def test_equals_direct_convolution(size, bias):
+    torch.manual_seed(0)
+    ours = Conv3x3(32, 48, bias)
+    direct = torch.nn.Conv2d(32, 48, 3, padding=1, bias=bias)
+    direct.load_state_dict(ours.state_dict())
+    images, cotangent = torch.randn(5, 32, size, size), torch.randn(5, 48, size, size)
+    for found, expected in zip(run(ours, images, cotangent), run(direct, images, cotangent), strict=True):
+        assert (found - expected).abs().max() < 3e-5 * expected.abs().max()
+
+
+def test_does_not_touch_its_input():
+    images = torch.randn(2, 32, 8, 8)
+    before = images.clone()
+    Conv3x3(32, 32, bias=True)(images).sum().backward()
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 32, 6, 6), (2, 32, 8, 4)], ids=["narrow", "not by 4", "oblong"])
+def test_falls_back_on_shapes_that_it_does_not_cover(shape):
+    convolution = Conv3x3(shape[1], 8, bias=True)
+    images = torch.randn(shape)
+    expected = F.conv2d(images, convolution.weight, convolution.bias, padding=1)
+    assert torch.equal(convolution(images), expected)
+
+
+def test_leaves_bfloat16_to_pytorch():
+    convolution = Conv3x3(32, 8, bias=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(torch.randn(1, 32, 8, 8)).dtype == torch.bfloat16
