@@ -17,7 +17,7 @@ def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str,
     axes = figure.add_subplot()
     axes.plot(curve["lr"], curve["loss"], color="0.75", linewidth=1, label="loss of each step")
     axes.plot(curve["lr"], curve["smoothed_loss"], color="C0", linewidth=2, label="smoothed")
-    for (name, lr), style in zip(suggestion.items(), ("-", "--"), strict=True):
+    for (name, lr), style in zip(suggestion.items(), ("-", "--"), strict=False):
         axes.axvline(lr, color="C3", linestyle=style, linewidth=1.2, label=f"suggested {name} = {lr:.3g}")
     start = curve["smoothed_loss"].iloc[0]  # the divergence at the end may be many times that
     axes.set_ylim(curve["loss"].min() - 0.05 * start, min(1.6 * start, curve["loss"].max()) + 0.05 * start)

@@ -41,10 +41,10 @@ def find_dataset(
     published: type[CIFAR10] = CIFAR10,
     timeout: tuple[float, float] = TIMEOUT,
 ) -> tuple[Dataset, str, list[str]]:
-    """The data set from the first source that is as `published`, that source, and why each one before it was passed over.
+    """The data set from the first source that is as `published`, that source, and why those before it were passed over.
 
-    In this order: the folder `raw`, the folder `elsewhere` (which is only read), the mirrors; what is downloaded goes to
-    `raw`. Raises InputError when there is none.
+    In this order: the folder `raw`, the folder `elsewhere` (which is only read), the mirrors; a download goes to `raw`.
+    Raises InputError when there is none.
     """
     sources: dict[str, Callable[[], Dataset]] = {str(raw): partial(load_local, raw, raw, published)}
     if elsewhere:
@@ -96,7 +96,7 @@ def load_archive(archive: Path, scratch: Path, published: type[CIFAR10]) -> Data
 
 
 def load_batches(folder: Path, published: type[CIFAR10]) -> Dataset:
-    """The data set in folder/cifar-10-batches-py; raises Unfit, with nothing unpickled, if a file is not as published."""
+    """The data set in folder/cifar-10-batches-py; raises Unfit, nothing unpickled, if a file is not as published."""
     for name, md5 in checksums(published).items():
         check_md5(folder / published.base_folder / name, md5)
     train, test = (published(folder, train=is_train) for is_train in (True, False))
@@ -174,7 +174,7 @@ def receive(url: str, part: Path, timeout: tuple[float, float]) -> None:
             start = 0
         left = response.raw.length_remaining
         total = None if left is None else start + left
-        bar = progress((), total, label=part.stem, unit="B", initial=start, unit_scale=True)
+        bar = progress(None, total, label=part.stem, unit="B", initial=start, unit_scale=True)
         with bar, open(part, "ab" if start else "wb") as file:
             for chunk in response.raw.stream(CHUNK, decode_content=False):
                 file.write(chunk)
@@ -197,5 +197,5 @@ def explain(error: Exception, timeout: tuple[float, float]) -> str:
             return "redirects without end"
         case HTTPError():
             return "the connection broke off"
-    system = re.search(r"\[Errno -?\d+\] ([^')]+)", str(error))
+    system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
     return f"no connection: {system[1]}" if system else one_line(error)

@@ -53,7 +53,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except ValueError:
         raise InputError(f"{path} is not valid JSON; delete it and run `dvc repro` again") from None
     if not isinstance(values, dict):
-        raise InputError(f"{path} holds {type(values).__name__}, expected an object; delete it and run `dvc repro` again")
+        raise InputError(
+            f"{path} holds {type(values).__name__}, expected an object; delete it and run `dvc repro` again"
+        )
     return values
 
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cifar.console import InputError
 from cifar.data import Split
 from cifar.engine import Trainer
 
@@ -40,15 +39,13 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
 
     `lr_max` is the rate at which the smoothed loss is lowest: beyond it the loss rises, and since the average lags, the
     raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth of
-    its fall from its highest value before that: below it training hardly moves. Both are rates of the sweep. Raises InputError when the
-    loss falls nowhere.
+    its fall to that bottom: below it training hardly moves. Both are rates of the sweep. Nothing is suggested, {}, when
+    the loss falls nowhere.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
     bottom = int(np.argmin(smoothed)) if len(smoothed) else 0
     if bottom == 0:
-        raise InputError(
-            "the range test finds no learning rate at which the loss falls; lower lr_find.lr_start or set lr_max and lr_min to numbers"
-        )
+        return {}
     top = smoothed[:bottom].max()
     start = int(np.argmax(smoothed[: bottom + 1] <= top - (top - smoothed[bottom]) / 5))
     return {"lr_max": float(curve["lr"][bottom]), "lr_min": float(curve["lr"][start])}

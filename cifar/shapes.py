@@ -102,8 +102,8 @@ def draw_block(labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
 
 
 def draw_coverage(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The part of each pixel, float32 in [0, 1] (N, 32, 32), that the shape covers: it is rotated, and wholly inside."""
-    radius, angle = random.uniform(9, 13, len(labels)), random.uniform(0, 2 * np.pi, len(labels))
+    """The part of each pixel, float32 in [0, 1] (N, 32, 32), that the shape covers, rotated and wholly inside."""
+    radius, angle = random.uniform(10, 13.5, len(labels)), random.uniform(0, 2 * np.pi, len(labels))
     centre = random.uniform(radius, SIZE - radius, (2, len(labels))).astype(np.float32)
     cos, sin = ((f(angle) / radius).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     points = (np.arange(SIZE * SUBSAMPLES, dtype=np.float32) + 0.5) / SUBSAMPLES

@@ -21,37 +21,35 @@ TILE = 128  # an image is enlarged by the largest whole factor that keeps its he
 
 def draw_sheet(
     path: Path,
-    images: Sequence[np.ndarray],
+    images: np.ndarray,
     columns: int,
     title: str,
     captions: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
 ) -> None:
-    """Write a PNG with `images`, row by row, each pixel enlarged to a square, on white.
+    """Write a PNG with the images uint8 (N, H, W, 3), row by row, each pixel enlarged to a square, on white.
 
-    The images are uint8 (H, W, 3) RGB, all of one size; an image may itself be a strip of several. `captions`, one for each
-    image, stand below them, and a line break in them is kept; `row_labels`, one for each row, stand to the left. Without
-    images the sheet is its title.
+    An image may itself be a strip of several. `captions`, one for each image, stand below, and keep their line breaks;
+    `row_labels`, one for each row, stand to the left. Without images the sheet is its title.
     """
-    shape = images[0].shape[:2] if len(images) else (TILE, TILE)
-    height, width = (length * max(1, TILE // shape[0]) for length in shape)
-    rows, columns = -(-len(images) // columns), min(columns, len(images))
+    factor = max(1, TILE // images.shape[1])
+    tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
+    count, height, width, _ = tiles.shape
     captions, row_labels = captions or [], row_labels or []
     caption_height = LINE * max((text.count("\n") + 1 for text in captions), default=0)
     cell_width, cell_height = max(width, _widest(captions)) + GAP, height + caption_height + GAP
     left = MARGIN + (_widest(row_labels) + GAP if row_labels else 0)
-    sheet_width = max(left + columns * cell_width - GAP + MARGIN, 2 * TILE)
+    sheet_width = max(left + min(columns, count) * cell_width - GAP + MARGIN, 2 * TILE)
     title = "\n".join(textwrap.wrap(title, width=sheet_width // 10))
     top = MARGIN + TITLE_LINE * (title.count("\n") + 1)
-    sheet_height = top + rows * cell_height - GAP + MARGIN
+    sheet_height = top + -(-count // columns) * cell_height - GAP + MARGIN
 
     figure = Figure(figsize=(sheet_width / DPI, sheet_height / DPI), dpi=DPI)
     FigureCanvasAgg(figure)
     pixels = np.full((sheet_height, sheet_width, 3), 255, dtype=np.uint8)
-    for i, image in enumerate(images):
-        x, y = left + i % columns * cell_width, top + i // columns * cell_height
-        x += (cell_width - GAP - width) // 2
-        pixels[y : y + height, x : x + width] = _enlarge(image, height)
+    for i, tile in enumerate(tiles):
+        x, y = left + i % columns * cell_width + (cell_width - GAP - width) // 2, top + i // columns * cell_height
+        pixels[y : y + height, x : x + width] = tile
         if captions:
             middle, below = (x + width / 2) / sheet_width, 1 - (y + height + 2) / sheet_height
             figure.text(middle, below, captions[i], size=FONT, ha="center", va="top", linespacing=1.1)
@@ -63,12 +61,6 @@ def draw_sheet(
 
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
-
-
-def _enlarge(image: np.ndarray, height: int) -> np.ndarray:
-    """The image (H, W, 3) with every pixel repeated so that it is `height` high, a whole multiple of H."""
-    factor = height // image.shape[0]
-    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def _widest(texts: Sequence[str]) -> int:

@@ -42,7 +42,8 @@ def main() -> None:
     write_csv("plots/lr_find/curve.csv", curve)
     draw_range_test("plots/lr_find/curve.png", curve, suggestion)
     write_json("metrics/lr_find.json", suggestion | {"steps": len(curve)})
-    print(f"range test: {len(curve)} steps, lr_max {suggestion['lr_max']:.3g}, lr_min {suggestion['lr_min']:.3g}")
+    found = ", ".join(f"{name} {lr:.3g}" for name, lr in suggestion.items())
+    print(f"range test: {len(curve)} steps; {found or 'no suggestion, for the loss falls nowhere'}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
 from cifar.device import environment, keep_memory
-from cifar.engine import Step, Trainer, build_trainer, predict, train_epoch, training_batches
+from cifar.engine import Step, Trainer, build_trainer, train_epoch, training_batches
 from cifar.files import read_json, write_csv, write_json, write_text
+from cifar.inference import predict
 from cifar.models import FOLDER, Model, save_model
 from cifar.params import Declared, load_params
 from cifar.schedules import one_cycle, triangular
@@ -79,6 +80,10 @@ def load_images(params: Declared) -> tuple[Split, Split]:
 def learning_rates(params: Declared) -> tuple[float, float]:
     """lr_min and lr_max: a number as it is, `find` from the range test."""
     found = read_json("metrics/lr_find.json")
+    if "find" in (params.lr_min, params.lr_max) and "lr_max" not in found:
+        raise InputError(
+            "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
+        )
     lr_min = found["lr_min"] if params.lr_min == "find" else params.lr_min
     lr_max = found["lr_max"] if params.lr_max == "find" else params.lr_max
     if lr_min > lr_max:

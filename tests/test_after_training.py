@@ -1,0 +1,218 @@
+"""The stages after training, on a few noise images and an untrained network: what they write is what they say it is."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from ruamel.yaml import YAML
+from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+
+from cifar.console import InputError
+from cifar.data import Split, save_classes, save_split
+from cifar.inference import predict
+from cifar.models import Model, build_network, save_model
+from cifar.params import read_yaml
+from cifar.predictions import Predictions, save_predictions
+from stages import evaluate, gradcam, misclassified
+
+ROOT = Path(__file__).parents[1]
+SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+MEAN, STD = [0.5, 0.5, 0.5], [0.29, 0.29, 0.29]
+CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def set_params(**changes) -> None:
+    values = read_yaml(ROOT / "params.yaml")
+    values["gradcam"] |= changes.pop("gradcam", {})
+    YAML().dump(values | changes, Path("params.yaml"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
+    """A folder in which evaluate has run, its test images and the logits that they should have."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    random = np.random.default_rng(0)
+    test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
+    save_split("test", test, folder / "data/dataset")
+    save_classes(CLASSES, folder / "data/dataset")
+    network = build_network(SPEC, seed=0)
+    save_model(Model(network, MEAN, STD, CLASSES), SPEC, {}, folder / "models")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        evaluate.main()
+    return folder, test, predict(network, test.images, MEAN, STD)
+
+
+@pytest.fixture
+def project(evaluated, tmp_path, monkeypatch) -> Path:
+    """A copy of that folder, the current one."""
+    folder = Path(shutil.copytree(evaluated[0], tmp_path / "project"))
+    monkeypatch.chdir(folder)
+    set_params(gallery_size=7)
+    return folder
+
+
+def read_png(path: str) -> np.ndarray:
+    """Pixels uint8 (H, W, 3)."""
+    return (matplotlib.image.imread(path)[..., :3] * 255).round().astype(np.uint8)
+
+
+def place_of(image: np.ndarray, sheet: np.ndarray) -> tuple[int, int]:
+    """Row and column at which `image` (H, W, 3), enlarged 4 times, lies on the sheet, pixel for pixel."""
+    large = image.repeat(4, axis=0).repeat(4, axis=1)
+    for row, column in np.argwhere((sheet == large[0, 0]).all(axis=2)):
+        window = sheet[row : row + len(large), column : column + len(large)]
+        if np.array_equal(window, large):
+            return int(row), int(column)
+    raise AssertionError("the image is not on the sheet")
+
+
+def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
+    folder, test, logits = evaluated
+    figures = json.loads((folder / "metrics/evaluate.json").read_text())
+    probabilities = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(1, keepdims=True)
+    predictions = logits.argmax(1)
+    assert figures["accuracy"] == accuracy_score(test.labels, predictions)
+    assert figures["top5_accuracy"] == top_k_accuracy_score(test.labels, logits, k=5)
+    assert figures["loss"] == round(log_loss(test.labels, probabilities), 6)
+    assert figures["wrong"] == np.count_nonzero(predictions != test.labels)
+    assert figures["images"] == 40
+    assert 0 <= figures["expected_calibration_error"] <= 1
+    assert all(type(value) in (int, float) for value in figures.values())
+
+
+def test_evaluate_writes_tables_and_predictions(evaluated):
+    folder, test, logits = evaluated
+    confusion = pd.read_csv(folder / "plots/evaluate/confusion.csv")
+    assert list(confusion) == ["actual", "predicted"]
+    assert confusion.actual.tolist() == [CLASSES[label] for label in test.labels]
+    assert confusion.predicted.tolist() == [CLASSES[k] for k in logits.argmax(1)]
+
+    by_class = pd.read_csv(folder / "plots/evaluate/class_accuracy.csv")
+    assert by_class["class"].tolist() == CLASSES
+    hits = confusion.actual == confusion.predicted
+    assert by_class.accuracy.tolist() == [hits[confusion.actual == name].mean() for name in CLASSES]
+
+    with np.load(folder / "data/predictions.npz") as saved:
+        assert saved["logits"].dtype == np.float32 and np.allclose(saved["logits"], logits, atol=1e-6)
+        assert saved["labels"].dtype == np.uint8 and np.array_equal(saved["labels"], test.labels)
+        assert saved["predictions"].dtype == np.uint8 and np.array_equal(saved["predictions"], logits.argmax(1))
+
+
+def test_running_again_gives_the_same_bytes(project):
+    outputs = [
+        "data/predictions.npz",
+        "data/misclassified.csv",
+        "metrics/evaluate.json",
+        "plots/evaluate/confusion.csv",
+    ]
+    outputs += ["plots/misclassified/gallery.png", "plots/gradcam/misclassified.png", "plots/gradcam/correct.png"]
+    runs = []
+    for _ in range(2):
+        for stage in (evaluate, misclassified, gradcam):
+            stage.main()
+        runs.append([Path(path).read_bytes() for path in outputs])
+    assert runs[0] == runs[1]
+
+
+def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(project, evaluated):
+    _, test, logits = evaluated
+    misclassified.main()
+    gradcam.main()
+    table = pd.read_csv("data/misclassified.csv")
+    assert len(table) == np.count_nonzero(logits.argmax(1) != test.labels)
+    assert table.confidence.is_monotonic_decreasing
+    for sheet in ("plots/misclassified/gallery.png", "plots/gradcam/misclassified.png"):
+        pixels = read_png(sheet)
+        places = [place_of(test.images[index], pixels) for index in table["index"][:7]]
+        assert places == sorted(places)  # row by row, from left to right
+    with pytest.raises(AssertionError, match="not on the sheet"):
+        place_of(test.images[table["index"][7]], pixels)
+
+
+def test_the_other_sheet_shows_correctly_classified_images(project, evaluated):
+    _, test, logits = evaluated
+    misclassified.main()
+    gradcam.main()
+    pixels = read_png("plots/gradcam/correct.png")
+    correct = np.flatnonzero(logits.argmax(1) == test.labels)
+    assert 0 < len(correct) <= 7
+    for index in correct:
+        place_of(test.images[index], pixels)
+
+
+@pytest.mark.parametrize("layers", [["layer3"], ["prep", "layer1", "layer2", "layer3"]])
+def test_each_layer_has_a_heatmap_beside_the_image(project, evaluated, layers):
+    _, test, _ = evaluated
+    set_params(gallery_size=1, gradcam={"layers": layers})
+    misclassified.main()
+    gradcam.main()
+    pixels = read_png("plots/gradcam/misclassified.png")
+    row, column = place_of(test.images[pd.read_csv("data/misclassified.csv")["index"][0]], pixels)
+    strip = pixels[row : row + 128, column:]
+    is_blank = (strip == 255).all(axis=(0, 2))
+    gaps = np.flatnonzero(is_blank[: 132 * len(layers)])
+    assert gaps.tolist() == [132 * k + 128 + i for k in range(len(layers)) for i in range(4)]
+    assert is_blank[132 * len(layers) + 128 :].all() and not is_blank[132 * len(layers) : 132 * len(layers) + 128].any()
+
+
+@pytest.mark.parametrize("wrong", [0, 2])
+def test_fewer_mistakes_than_the_gallery_holds_still_make_sheets(project, evaluated, wrong):
+    _, test, _ = evaluated
+    predicted = test.labels.copy()
+    predicted[:wrong] += 1
+    logits = np.eye(10, dtype=np.float32)[predicted]
+    save_predictions(Predictions(logits, test.labels, predicted))
+    misclassified.main()
+    gradcam.main()
+    assert pd.read_csv("data/misclassified.csv")["index"].tolist() == list(range(wrong))
+    for sheet in ("plots/misclassified/gallery.png", "plots/gradcam/misclassified.png"):
+        pixels = read_png(sheet)
+        assert not (pixels == 255).all()  # the title at least
+        for index in range(wrong):
+            place_of(test.images[index], pixels)
+
+
+def test_an_empty_heatmap_leaves_the_image_grey_and_the_peak_is_bright():
+    image = np.full((1, 2, 2, 3), 200, np.uint8)
+    overlaid = gradcam.overlay(image, np.array([[[0.0, 0.0], [0.0, 1.0]]], np.float32))
+    assert np.abs(overlaid[0, 0, 0].astype(int) - 100).max() <= 2
+    assert overlaid[0, 1, 1].min() > 170 and overlaid[0, 1, 1].argmin() == 2  # yellow: blue is its least
+
+
+@pytest.mark.parametrize(
+    ("stage", "path"),
+    [
+        (evaluate, "models/model.safetensors"),
+        (evaluate, "data/dataset/test_images.npy"),
+        (misclassified, "data/predictions.npz"),
+        (misclassified, "data/dataset/classes.txt"),
+        (gradcam, "models/model.json"),
+        (gradcam, "data/predictions.npz"),
+        (gradcam, "data/misclassified.csv"),
+    ],
+)
+def test_a_missing_input_is_named(project, stage, path):
+    misclassified.main()
+    Path(path).unlink()
+    with pytest.raises(InputError, match=f"{path} is missing; run `dvc repro`"):
+        stage.main()
+
+
+def test_a_model_of_another_data_set_is_not_evaluated(project):
+    save_classes([f"shape{k}" for k in range(10)])
+    with pytest.raises(InputError, match="the model tells airplane, .* apart"):
+        evaluate.main()
+
+
+def test_misclassified_starts_without_torch_and_evaluate_without_matplotlib():
+    for stage, package in (("misclassified", "torch"), ("evaluate", "matplotlib")):
+        code = f"import sys, stages.{stage}; sys.exit('{package}' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0, (stage, package)

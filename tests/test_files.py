@@ -1,0 +1,132 @@
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cifar.console import InputError
+from cifar.files import read_array, read_json, replacing, write_array, write_csv, write_json, write_text
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_half_written(tmp_path):
+    path = tmp_path / "artifact.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as part:
+        part.write_text("half of the n")
+        assert path.read_text() == "old"
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["artifact.txt"]
+
+
+def test_a_failure_before_the_first_byte_is_the_one_that_is_reported(tmp_path):
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "artifact.txt"):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_file_that_shares_its_inode_with_the_cache_is_not_written_into(tmp_path, link):
+    cached, path = tmp_path / "cached", tmp_path / "artifact.txt"
+    cached.write_text("old")
+    link(cached, path)
+    write_text(path, "new")
+    assert (cached.read_text(), path.read_text()) == ("old", "new")
+    assert path.stat().st_ino != cached.stat().st_ino
+
+
+def test_a_read_only_file_of_the_cache_is_replaced(tmp_path):
+    path = tmp_path / "artifact.txt"
+    path.write_text("old")
+    path.chmod(0o444)
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_folders_are_made_and_lines_end_the_same_everywhere(tmp_path):
+    write_text(tmp_path / "plots/stats/notes.txt", "one\ntwo é\n")
+    write_csv(tmp_path / "plots/stats/table.csv", pd.DataFrame({"a": [1, 2], "b": [0.1, 1 / 3]}))
+    assert (tmp_path / "plots/stats/notes.txt").read_bytes() == "one\ntwo é\n".encode()
+    assert (tmp_path / "plots/stats/table.csv").read_bytes() == b"a,b\n1,0.1\n2,0.3333333333333333\n"
+
+
+def test_json_is_what_was_written(tmp_path):
+    write_json(tmp_path / "metrics.json", {"accuracy": 0.44, "wrong": 56})
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"accuracy": 0.44, "wrong": 56}
+    assert read_json(tmp_path / "metrics.json") == {"accuracy": 0.44, "wrong": 56}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_json_lacks_is_not_written(tmp_path, value):
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "metrics.json", {"loss": value})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "is missing; run"), (b"", "is not valid JSON"), (b"\xff\xfe", "is not valid JSON"), (b"[1]", "holds list")],
+)
+def test_unreadable_json_is_one_line_that_names_the_file(tmp_path, content, told):
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read_json(path)
+    assert str(caught.value).startswith(f"{path} {told}") and "\n" not in str(caught.value)
+
+
+def test_an_array_reads_back(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    write_array(tmp_path / "images.npy", array)
+    np.testing.assert_array_equal(read_array(tmp_path / "images.npy", "uint8", (None, 32, 32, 3)), array)
+
+
+def test_an_array_has_the_same_bytes_each_time(tmp_path):
+    array = np.arange(6).reshape(2, 3)
+    write_array(tmp_path / "one.npy", array)
+    write_array(tmp_path / "other.npy", array)
+    assert (tmp_path / "one.npy").read_bytes() == (tmp_path / "other.npy").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("array", "told"),
+    [
+        (np.zeros((2, 3), np.float32), "holds float32 2 x 3, expected uint8 N x 3"),
+        (np.zeros((2, 4), np.uint8), "holds uint8 2 x 4, expected uint8 N x 3"),
+        (np.zeros(3, np.uint8), "holds uint8 3, expected uint8 N x 3"),
+        (np.zeros((2, 3, 1), np.uint8), "holds uint8 2 x 3 x 1, expected uint8 N x 3"),
+    ],
+)
+def test_another_array_is_told_from_the_one_expected(tmp_path, array, told):
+    np.save(tmp_path / "labels.npy", array)
+    with pytest.raises(InputError, match=told):
+        read_array(tmp_path / "labels.npy", "uint8", (None, 3))
+
+
+def test_a_missing_array_is_one_line(tmp_path):
+    with pytest.raises(InputError, match="labels.npy is missing; run `dvc repro`"):
+        read_array(tmp_path / "labels.npy", "uint8", (None,))
+
+
+@pytest.mark.parametrize("length", [0, 3, 50, 130])
+def test_a_damaged_array_is_one_line(tmp_path, length):
+    np.save(tmp_path / "labels.npy", np.arange(100, dtype=np.uint8))
+    content = (tmp_path / "labels.npy").read_bytes()
+    (tmp_path / "labels.npy").write_bytes(content[:length])
+    with pytest.raises(InputError, match="is not a whole .npy array"):
+        read_array(tmp_path / "labels.npy", "uint8", (None,))
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_pickle_in_place_of_an_array_is_not_loaded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array([Evil()]), allow_pickle=True)
+    with pytest.raises(InputError):
+        read_array("labels.npy", "uint8", (None,))
+    assert not os.path.exists("executed")

@@ -1,0 +1,76 @@
+import matplotlib.image
+import numpy as np
+import pytest
+
+from cifar.sheets import draw_sheet
+
+COLOURS = np.array([[230, 30, 30], [20, 200, 40], [30, 60, 240]], dtype=np.uint8)
+
+
+def plain(colours: np.ndarray, width: int = 32) -> np.ndarray:
+    return np.broadcast_to(colours[:, None, None], (len(colours), 32, width, 3)).copy()
+
+
+def pixels(path) -> np.ndarray:
+    return np.rint(255 * matplotlib.image.imread(path)[..., :3]).astype(np.uint8)
+
+
+def boxes(sheet: np.ndarray, colour: np.ndarray) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the one area of this colour, which must be a rectangle."""
+    ys, xs = np.nonzero((sheet == colour).all(axis=2))
+    top, left, height, width = ys.min(), xs.min(), np.ptp(ys) + 1, np.ptp(xs) + 1
+    assert len(ys) == height * width
+    return int(top), int(left), int(height), int(width)
+
+
+def test_every_image_stands_whole_in_its_row_and_column(tmp_path):
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 2, "Three", ["a", "b", "c"])
+    sheet = pixels(tmp_path / "sheet.png")
+    first, second, third = (boxes(sheet, colour) for colour in COLOURS)
+    assert {box[2:] for box in (first, second, third)} == {(128, 128)}  # four times 32
+    assert first[0] == second[0] and first[1] + 128 < second[1]
+    assert first[1] == third[1] and first[0] + 128 < third[0]
+
+
+def test_a_pixel_becomes_a_square_of_its_own_colour(tmp_path):
+    image = plain(COLOURS[:1])
+    image[0, 5, 20] = COLOURS[1]
+    draw_sheet(tmp_path / "sheet.png", image, 1, "One")
+    sheet = pixels(tmp_path / "sheet.png")
+    top, left, height, width = boxes(sheet, COLOURS[1])
+    ys, xs = np.nonzero((sheet == COLOURS[0]).all(axis=2))
+    assert (top - ys.min(), left - xs.min(), height, width) == (4 * 5, 4 * 20, 4, 4)
+
+
+def test_a_strip_of_panels_keeps_its_width(tmp_path):
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS[:1], width=97), 1, "Strip", ["image and two heatmaps"])
+    assert boxes(pixels(tmp_path / "sheet.png"), COLOURS[0])[2:] == (128, 4 * 97)
+
+
+def test_captions_and_labels_cover_no_image(tmp_path):
+    captions = ["true automobile\npredicted automobile 100.0 % sure\nand more"] * 3
+    draw_sheet(
+        tmp_path / "sheet.png", plain(COLOURS), 2, "A title that is long " * 5, captions, ["automobile", "truck"]
+    )
+    sheet = pixels(tmp_path / "sheet.png")
+    found = [boxes(sheet, colour) for colour in COLOURS]  # each is whole
+    ink = (sheet < 128).all(axis=2)
+    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+    assert rows.max() < len(sheet) - 4 and rows.min() > 2  # nothing is cut off
+    assert columns.max() < sheet.shape[1] - 4 and columns.min() > 4
+    assert ink[:, : found[0][1]].any()  # labels to the left
+    gap = slice(found[0][1] + 128 + 1, found[1][1] - 1)
+    middle = (gap.start + gap.stop) // 2
+    assert not ink[found[0][0] :, middle - 2 : middle + 2].any()  # and captions side by side do not touch
+
+
+def test_the_same_sheet_has_the_same_bytes(tmp_path):
+    for name in ("one.png", "other.png"):
+        draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", ["a", "b", "c"])
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+
+
+@pytest.mark.parametrize("captions", [[], None])
+def test_a_sheet_without_images_is_its_title(tmp_path, captions):
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS)[:0], 5, "No mistakes", captions)
+    assert (pixels(tmp_path / "sheet.png") < 128).any()
