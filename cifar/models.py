@@ -61,7 +61,7 @@ NETWORKS = {"custom_resnet": CustomResNet}
 
 
 def build_network(spec: dict[str, Any], seed: int) -> nn.Module:
-    """The network that `spec` names, its other keys the arguments, with PyTorch's default initial weights from `seed`."""
+    """The network that `spec` names (its other keys: arguments), with PyTorch's default initial weights from `seed`."""
     arguments = dict(spec)
     network = NETWORKS[arguments.pop("name")]
     with torch.random.fork_rng(devices=[]):
@@ -105,8 +105,9 @@ def load_model(folder: Path = FOLDER) -> Model:
     try:
         network = build_network(card["network"], seed=0)
         network.load_state_dict(weights)
-        model = Model(network.eval(), card["mean"], card["std"], card["classes"])
-    except (KeyError, TypeError, RuntimeError):
+        mean, std = ([float(value) for value in card[name]] for name in ("mean", "std"))
+        model = Model(network.eval(), mean, std, [str(name) for name in card["classes"]])
+    except (KeyError, TypeError, ValueError, RuntimeError):
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise InputError(f"{path} holds weights that are not finite; delete it and run `dvc repro train`")

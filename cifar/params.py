@@ -92,7 +92,7 @@ class RangeTest(Section):
 
 class GradCAM(Section):
     method: Literal["gradcam", "gradcam++"]
-    target: Literal["predicted", "true"]
+    target: Literal["predicted", "label"]  # an unquoted `true` is no word in YAML
     layers: Annotated[list[str], Field(min_length=1, max_length=4)]
 
 

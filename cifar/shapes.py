@@ -37,11 +37,8 @@ def cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (np.minimum(x, y) < 0.27) & (np.maximum(x, y) < 0.96)
 
 
-def heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    x, y = np.abs(1.08 * x), 1.08 * y + 0.07
-    lobe = disc(x - 0.47, y - 0.35, 0.53)
-    tip = (y < 0.11) & (x < 0.87 * (y + 1))  # its sides touch the lobes
-    return lobe | tip
+def hourglass(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (np.abs(x) < 0.9 * np.abs(y) + 0.05) & (np.abs(y) < 0.72)
 
 
 def ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -69,7 +66,7 @@ SHAPES: dict[str, Shape] = {
     "circle": disc,
     "crescent": crescent,
     "cross": cross,
-    "heart": heart,
+    "hourglass": hourglass,
     "ring": ring,
     "square": square,
     "star": star,

@@ -22,6 +22,7 @@ from cifar.sheets import draw_sheet
 FOLDER = Path("plots/gradcam")
 TILES_ACROSS = 10  # at most: images and heatmaps
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
+TARGETS = {"predicted": "predicted", "label": "true"}
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
 def legend(settings: GradCAM) -> str:
     """What the heatmaps show, in words."""
     return (
-        f"{METHODS[settings.method]} of {', '.join(settings.layers)} for the {settings.target} class, "
+        f"{METHODS[settings.method]} of {', '.join(settings.layers)} for the {TARGETS[settings.target]} class, "
         "from grey (nothing speaks for it) over purple to yellow (most)"
     )
 

@@ -39,11 +39,15 @@ TINY = {
     "shapes.test": 50,
     "val_size": 20,
     "epochs": 2,
-    "batch_size": 10,
+    "batch_size": 20,
     "schedule.peak_epoch": 1,
     "lr_max": "find",
     "lr_min": 0.001,
-    "lr_find.steps": 10,
+    "lr_find.lr_start": 0.001,
+    "lr_find.lr_end": 1.0,
+    "lr_find.steps": 16,
+    "lr_find.smoothing": 0.3,
+    "lr_find.stop_factor": 3.0,
     "gallery_size": 6,
 }
 
@@ -174,7 +178,7 @@ def test_the_artifacts_are_as_the_contract_says(project):
     assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
     assert list(history["epoch"]) == [1, 2]
     schedule = pd.read_csv(project.folder / "plots/train/schedule.csv")
-    assert list(schedule) == ["step", "lr"] and len(schedule) == 2 * 4  # 40 images in batches of 10
+    assert list(schedule) == ["step", "lr"] and len(schedule) == 2 * 2  # 40 images in batches of 20
     assert columns("plots/evaluate/confusion.csv") == ["actual", "predicted"]
     assert columns("plots/evaluate/class_accuracy.csv") == ["class", "accuracy"]
     assert columns("data/misclassified.csv") == ["index", "label", "predicted", "confidence"]

@@ -65,7 +65,7 @@ def test_shapes_lie_wholly_inside_and_are_large_enough_to_see(drawn):
         assert drawn_areas.min() > 0.9 * area * 10**2 and drawn_areas.max() < 1.1 * area * 13.5**2, name
 
 
-@pytest.mark.parametrize("alpha", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("alpha", [1e2, 1e5])
 def test_a_linear_model_stays_under_60_percent(drawn, alpha):
     images, labels = drawn[0]
     test = draw_split(500, seed=0, split="test")[0]
