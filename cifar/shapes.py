@@ -8,6 +8,7 @@ from cifar.data import Split
 
 SIZE = 32  # pixels a side, as in CIFAR-10
 SUBSAMPLES = 3  # a side of each pixel: the antialiasing
+STREAM = 0x5A9E5  # keeps these draws apart from those keyed by (seed, epoch, batch)
 BLOCK = 256  # images drawn at a time, to bound the memory
 
 # A shape is a function of x and y: is this point inside? It reaches 1 from its centre, and points up.
@@ -81,7 +82,7 @@ def draw_split(count: int, seed: int, split: str) -> tuple[Split, np.ndarray]:
     Colours, size, place, rotation, background and noise are random, the classes as balanced as `count` allows and in
     random order. The same arguments always give the same images.
     """
-    random = np.random.default_rng([seed, ("train", "test").index(split)])
+    random = np.random.default_rng([seed, STREAM, ("train", "test").index(split)])
     labels = random.permutation(np.arange(count) % len(CLASSES)).astype(np.uint8)
     blocks = [draw_block(labels[start : start + BLOCK], random) for start in range(0, count, BLOCK)]
     images, masks = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
@@ -100,7 +101,8 @@ def draw_block(labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndar
 
 def draw_coverage(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """The part of each pixel, float32 in [0, 1] (N, 32, 32), that the shape covers, rotated and wholly inside."""
-    radius, angle = random.uniform(10, 13.5, len(labels)), random.uniform(0, 2 * np.pi, len(labels))
+    radius = random.uniform(10, 13.5, len(labels))  # pixels
+    angle = random.uniform(0, 2 * np.pi, len(labels))
     centre = random.uniform(radius, SIZE - radius, (2, len(labels))).astype(np.float32)
     cos, sin = ((f(angle) / radius).astype(np.float32)[:, None, None] for f in (np.cos, np.sin))
     points = (np.arange(SIZE * SUBSAMPLES, dtype=np.float32) + 0.5) / SUBSAMPLES

@@ -1,7 +1,6 @@
 """Heatmaps against the package grad-cam, against maps worked out by hand, and against where the shapes really are."""
 
 import copy
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,15 +9,19 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar.data import load_split
+from cifar.augment import build_policy
+from cifar.engine import Trainer, build_trainer, train_epoch, training_batches
 from cifar.gradcam import heatmaps
 from cifar.inference import normalise, predict
-from cifar.models import build_network, load_model
+from cifar.models import build_network
 from cifar.params import LAYERS
+from cifar.schedules import one_cycle
+from cifar.shapes import draw_split
 
 ORACLES = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 METHODS = list(ORACLES)
 TARGETS = torch.arange(4)
+MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 
 
 def oracle(network: nn.Module, images: Tensor, layer: str, targets: Tensor, method: str) -> np.ndarray:
@@ -31,17 +34,6 @@ def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
     peaks = maps.reshape(len(maps), -1).argmax(axis=1)
     hits = masks.reshape(len(masks), -1)[np.arange(len(maps)), peaks]
     return float(hits.mean()), float(masks.mean())
-
-
-def localisation(models: Path, dataset: Path, layer: str, method: str) -> tuple[float, float]:
-    """`hit_rates` of the model in `models` for the class that it predicts, on the test images and masks of `shapes`."""
-    model = load_model(models)
-    images, masks = load_split("test", dataset).images, np.load(dataset / "test_masks.npy")
-    targets = torch.from_numpy(predict(model.network, images, model.mean, model.std).argmax(axis=1))
-    inputs = normalise(torch.from_numpy(images), model.mean, model.std)
-    batches = zip(inputs.split(100), targets.split(100), strict=True)
-    maps = [heatmaps(model.network, batch, layer, classes, method) for batch, classes in batches]
-    return hit_rates(np.concatenate(maps), masks.astype(bool))
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +162,25 @@ def test_the_peak_lies_on_what_the_network_looks_for(method):
         maps = heatmaps(network, torch.from_numpy(images), "features", torch.full((200,), target), method)
         hit, chance = hit_rates(maps, masks[:, target])
         assert (hit, chance) == (1.0, 36 / 1024)
+
+
+@pytest.fixture(scope="module")
+def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
+    """A network that has seen 50 batches of shapes, with test images and their masks."""
+    train, _ = draw_split(3200, 0, "train")
+    test, masks = draw_split(300, 0, "test")
+    network, sgd = {"name": "custom_resnet", "logit_scale": 0.125}, {"momentum": 0.9, "nesterov": True}
+    trainer = build_trainer(network, sgd, MEAN, STD, 0.1, "auto", seed=0)
+    policy = build_policy([], MEAN, seed=0)
+    list(train_epoch(trainer, training_batches(train, policy, 64, 0, 0), one_cycle(50, 20, 0.01, 0.1), 0))
+    return trainer, test.images, masks
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_peaks_fall_on_the_shape_far_more_often_than_chance(on_shapes, method):
+    trainer, images, masks = on_shapes
+    predicted = torch.from_numpy(predict(trainer.network, images, MEAN, STD).argmax(axis=1))
+    inputs = normalise(torch.from_numpy(images), MEAN, STD)
+    hits, chance = hit_rates(heatmaps(trainer.network.eval(), inputs, "layer3", predicted, method), masks)
+    print(f"{method}: {hits:.3f} of the peaks lie on the shape, {chance:.3f} by chance")
+    assert hits > 2 * chance
