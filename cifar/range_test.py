@@ -39,13 +39,14 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
 
     `lr_max` is the rate at which the smoothed loss is lowest: beyond it the loss rises, and since the average lags, the
     raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth of
-    its fall to that bottom: below it training hardly moves. Both are rates of the sweep. Nothing is suggested, {}, when
-    the loss falls nowhere.
+    its fall from its top to that bottom: below it training hardly moves. Both are rates of the sweep. Nothing is
+    suggested, {}, when the loss falls nowhere.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
     bottom = int(np.argmin(smoothed)) if len(smoothed) else 0
     if bottom == 0:
         return {}
-    top = smoothed[:bottom].max()
-    start = int(np.argmax(smoothed[: bottom + 1] <= top - (top - smoothed[bottom]) / 5))
+    top = int(np.argmax(smoothed[:bottom]))  # the first average, of one loss, may lie low by chance
+    fifth = smoothed[top] - (smoothed[top] - smoothed[bottom]) / 5
+    start = top + int(np.argmax(smoothed[top : bottom + 1] <= fifth))
     return {"lr_max": float(curve["lr"][bottom]), "lr_min": float(curve["lr"][start])}

@@ -60,6 +60,11 @@ def test_lr_max_is_the_bottom_and_lr_min_where_a_fifth_of_the_fall_is_made():
     assert suggest(curve) == {"lr_max": 6.0, "lr_min": 4.0}
 
 
+def test_a_low_first_loss_is_not_taken_for_the_fall():
+    curve = pd.DataFrame({"lr": [1.0, 2, 3, 4, 5, 6], "smoothed_loss": [5.0, 10.0, 9.0, 7.0, 0.0, 3.0]})
+    assert suggest(curve) == {"lr_max": 5.0, "lr_min": 4.0}
+
+
 def test_suggestion_for_gradient_descent_stays_below_the_known_limit_of_stability():
     # On the loss c w^2 / 2 plain descent diverges beyond the rate 2 / c, and 1 / c is the best single step.
     curvature, weight, losses = 4.0, 1.0, []
