@@ -29,14 +29,14 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return np.count_nonzero(predicted_classes(logits) == labels) / len(labels)
+    return float(np.mean(predicted_classes(logits) == labels))
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """The fraction of images whose true class is among the `k` largest logits; of equal ones the first counts."""
     _check_finite(logits)
     top = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # (N, k)
-    return np.count_nonzero(top == labels[:, None]) / len(labels)
+    return float(np.mean((top == labels[:, None]).any(axis=1)))
 
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> list[float]:

@@ -6,8 +6,10 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -243,6 +245,24 @@ def test_training_again_gives_the_same_bytes(project):
     assert stages_run(project.dvc("repro", "--force", "--single-item", "train")) == ["train"]
     assert hashlib.md5(weights.read_bytes()).hexdigest() == before
     assert project.git("status", "--porcelain") == ""
+
+
+def test_a_killed_training_carries_on_and_ends_in_the_same_bytes(project):
+    weights, checkpoints = project.folder / "models/model.safetensors", project.folder / ".checkpoints"
+    before = hashlib.md5(weights.read_bytes()).hexdigest()
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    running = subprocess.Popen(command, cwd=project.folder, env=project.environment, start_new_session=True, **quiet)
+    while not list(checkpoints.glob("*/00001-*.pt")):
+        assert running.poll() is None, "it ended before its first checkpoint was seen"
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not weights.exists()
+    assert "carrying on after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
+    assert hashlib.md5(weights.read_bytes()).hexdigest() == before
+    assert project.git("status", "--porcelain") == ""
+    assert not list(checkpoints.glob("*/*"))
 
 
 @pytest.fixture(scope="module")
