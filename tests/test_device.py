@@ -36,14 +36,17 @@ def test_environment_says_what_was_chosen():
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
 def test_freed_memory_is_kept():
-    """Once warm, a training step faults in few new pages: the kernel counts them."""
+    """Once warm, a training step faults in few new pages: the kernel counts them.
+
+    The activations, of 64 MiB, are above the 32 MiB up to which glibc may come to keep memory by itself.
+    """
     program = (
         "import resource, sys, torch; from cifar.device import keep_memory\n"
         "if sys.argv[1] == 'keep': keep_memory()\n"
         "network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.BatchNorm2d(64))\n"
         "faults = []\n"
         "for step in range(12):\n"
-        "    network(torch.ones(64, 3, 32, 32)).sum().backward()\n"
+        "    network(torch.ones(256, 3, 32, 32)).sum().backward()\n"
         "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
         "print(faults[11] - faults[7])"
     )
