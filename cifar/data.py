@@ -9,6 +9,7 @@ from cifar.console import InputError
 from cifar.files import missing, read_array, read_json, write_array, write_text
 
 FOLDER = Path("data/dataset")
+IMAGE_SIZE = 32  # pixels a side
 
 
 class Split(NamedTuple):

@@ -76,9 +76,10 @@ class WinogradConv(Function):
                 tiles = INPUT.T @ torch.bmm(products, filters.transpose(1, 2)).view(36, -1)
                 start = i * context.chunk
                 _add_tiles(tiles, images_gradient[start : start + len(part)])
-        if needs_weight:
-            weight_gradient = (FILTER.T @ filters_gradient.view(36, -1)).view(3, 3, width_in, width)
-        return images_gradient, weight_gradient.permute(3, 2, 0, 1) if needs_weight else None
+        if not needs_weight:
+            return images_gradient, None
+        weight_gradient = (FILTER.T @ filters_gradient.view(36, -1)).view(3, 3, width_in, width)
+        return images_gradient, weight_gradient.permute(3, 2, 0, 1)
 
 
 def _blocks(images: Tensor) -> Tensor:
@@ -111,14 +112,14 @@ def _add_tiles(tiles: Tensor, images: Tensor) -> None:
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution with padding 1, by the fastest way for the processor and precision at hand."""
 
-    def __init__(self, width_in: int, width: int, bias: bool):
-        super().__init__(width_in, width, kernel_size=3, padding=1, bias=bias)
+    def __init__(self, width_in: int, width: int, bias: bool, stride: int = 1):
+        super().__init__(width_in, width, kernel_size=3, stride=stride, padding=1, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         is_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled(images.device.type)
-        is_square = images.shape[2] == images.shape[3] and images.shape[2] % 4 == 0
+        is_tiled = self.stride == (1, 1) and images.shape[2] == images.shape[3] and images.shape[2] % 4 == 0
         # With 3 channels the transforms cost more than they save; on a GPU cuDNN has its own Winograd.
-        if images.device.type != "cpu" or not is_float32 or not is_square or self.in_channels < 32:
+        if images.device.type != "cpu" or not is_float32 or not is_tiled or self.in_channels < 32:
             return super().forward(images)
         outputs = WinogradConv.apply(images.permute(0, 2, 3, 1).contiguous(), self.weight).permute(0, 3, 1, 2)
         return outputs if self.bias is None else outputs + self.bias[:, None, None]

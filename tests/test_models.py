@@ -3,17 +3,20 @@
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn import Conv2d, GroupNorm
 
 from cifar.console import InputError
-from cifar.models import Model, build_network, load_model, save_model
-from cifar.params import LAYERS
+from cifar.models import Model, build_network, build_norm, load_model, save_model
+from cifar.schema import LAYERS
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -87,6 +90,56 @@ def test_logits_are_those_of_the_description_written_out(images, is_training):
         logits = network(images)
     assert logits.shape == (4, 10) and expected.std() > 0.01
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+VARIANTS = {  # and how many parameters RECIPES states for each; group norm has as many as batch norm
+    "eva4-s8": (RESNET, 11_173_962),
+    "resnet18-layernorm": (RESNET | {"norm": "layer", "strides": [1, 1, 2, 2], "pool": 8}, 11_173_962),
+    "eva6-s8": (RESNET | {"strides": [1, 2, 2, 1]}, 11_189_322),
+    "group": (RESNET | {"norm": "group"}, 11_173_962),
+}
+
+
+def published_resnet18(spec: dict) -> torch.nn.Module:
+    """torchvision's ResNet18 with the stem, strides and pooling of `spec`."""
+    norm = {"batch": None, "layer": partial(GroupNorm, 1), "group": partial(GroupNorm, 32)}[spec["norm"]]
+    network = torchvision.models.resnet18(num_classes=10, norm_layer=norm)
+    network.conv1, network.maxpool = Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    for number, stride in enumerate(spec["strides"][1:], start=2):
+        first = network.get_submodule(f"layer{number}")[0]
+        first.conv1.stride = first.downsample[0].stride = (stride, stride)
+    network.avgpool = torch.nn.AvgPool2d(spec["pool"])
+    size = 32 // math.prod(spec["strides"]) // spec["pool"]
+    network.fc = torch.nn.Linear(512 * size**2, 10)
+    return network
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resnet18_is_torchvisions_with_the_stem_of_small_images(name, images):
+    spec, count = VARIANTS[name]
+    ours, theirs = build_network(spec, seed=0), published_resnet18(spec)
+    assert sum(weights.numel() for weights in ours.parameters()) == count
+    generator = torch.Generator().manual_seed(5)
+    state = {key: value.clone() for key, value in ours.state_dict().items()}
+    for value in state.values():
+        if value.dim() == 1:  # norms, statistics and the last bias, so that a mistaken one shows
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    ours.load_state_dict(state)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    for is_training in (False, True):
+        with torch.no_grad():
+            logits, expected = ours.train(is_training)(images), theirs.train(is_training)(images)
+        assert expected.std() > 0.01
+        assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_layer_norm_is_over_channels_and_places_together(images):
+    # Ba et al., "Layer Normalization" (2016): one mean and deviation an image, then a weight and bias a channel.
+    norm = build_norm("layer", 3)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    expected = F.layer_norm(images, images.shape[1:]) * norm.weight[:, None, None] + norm.bias[:, None, None]
+    assert torch.allclose(norm(images), expected, atol=1e-5)
 
 
 def test_logit_scale_scales_the_logits(images):
