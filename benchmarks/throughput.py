@@ -21,10 +21,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from cifar.augment import build_policy
+from cifar.augment import build_policy, training_batches
 from cifar.data import Split
 from cifar.device import keep_memory
-from cifar.engine import build_trainer, training_batches
+from cifar.engine import build_loss, build_trainer
 from cifar.files import write_json
 from cifar.models import build_network
 from cifar.params import check_params, read_yaml
@@ -63,7 +63,7 @@ def plain_steps(split: Split, params) -> Iterator[None]:
             module.forward = nn.Conv2d.forward.__get__(module)
     options = params.optimizer.model_dump(exclude={"name"})
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, **options)
-    loss_of = nn.CrossEntropyLoss(label_smoothing=params.label_smoothing)
+    loss_of = build_loss(params.loss.model_dump())
     loader = DataLoader(PlainImages(split), params.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     while True:
         for images, labels in loader:
@@ -78,8 +78,8 @@ def plain_steps(split: Split, params) -> Iterator[None]:
 def our_steps(split: Split, params) -> Iterator[None]:
     keep_memory()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN, seed=0)
-    specs = params.model.model_dump(), params.optimizer.model_dump()
-    trainer = build_trainer(*specs, MEAN, STD, params.label_smoothing, params.precision, seed=0)
+    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
+    trainer = build_trainer(*specs, params.regularise, params.l1, MEAN, STD, params.precision, seed=0)
     epoch = 0
     while True:
         for batch in training_batches(split, policy, params.batch_size, 0, epoch):

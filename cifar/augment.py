@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import cv2
 from pydantic import ValidationError
 
 from cifar.console import InputError
+from cifar.data import Split, epoch_batches
 
 IMAGE_SHAPE = (32, 32, 3)
 
@@ -98,3 +99,12 @@ def augment_batch(policy: albumentations.Compose, images: np.ndarray, key: Seque
     """
     policy.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
     return np.stack([policy(image=image)["image"] for image in images])
+
+
+def training_batches(
+    split: Split, policy: albumentations.Compose, batch_size: int, seed: int, epoch: int
+) -> Iterator[Split]:
+    """The epoch's batches as the network sees them but for normalising: shuffled and augmented."""
+    for number, index in enumerate(epoch_batches(len(split.labels), batch_size, seed, epoch)):
+        batch = split.take(index)
+        yield Split(augment_batch(policy, batch.images, (seed, epoch, number)), batch.labels)

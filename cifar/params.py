@@ -1,142 +1,14 @@
-"""params.yaml: its schema, its checks, and the part of it that a stage has declared."""
+"""params.yaml read and checked, and the part of it that a stage has declared."""
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML, YAMLError
 
 from cifar.console import InputError
-
-TRAINING_IMAGES = 50_000  # of CIFAR-10
-LAYERS = {"custom_resnet": ("prep", "layer1", "layer2", "layer3")}  # where Grad-CAM can look, shallow to deep
-
-
-class Section(BaseModel):
-    """A mapping of known keys; YAML's own types, so that no 'no' becomes False and no '1e-3' a word."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def _learning_rate(value: Any) -> float | str:
-    if value == "find" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1e6):
-        return value
-    raise ValueError("a number above 0, or find for the range test's suggestion")
-
-
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-LearningRate = Annotated[float | str, PlainValidator(_learning_rate)]
-Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
-
-
-class Shapes(Section):
-    train: Annotated[int, Field(ge=10, le=1_000_000)]
-    test: Annotated[int, Field(ge=10, le=1_000_000)]
-
-
-class CustomResNet(Section):
-    name: Literal["custom_resnet"]
-    logit_scale: Positive
-
-
-class Transform(Section):
-    """An Albumentations transform by name; `cifar.augment` checks its arguments, which are the other keys."""
-
-    model_config = ConfigDict(extra="allow")
-    name: str
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
-
-
-class SGD(Section):
-    name: Literal["sgd"]
-    momentum: Fraction
-    nesterov: bool
-    weight_decay: Annotated[float, Field(ge=0)]
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "SGD":
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("optimizer.momentum is 0, it must be above 0 with nesterov: true")
-        return self
-
-
-class OneCycle(Section):
-    name: Literal["one_cycle"]
-    peak_epoch: Annotated[float, Field(ge=0)]
-
-
-class Triangular(Section):
-    name: Literal["triangular"]
-    half_cycle: Count
-
-
-class RangeTest(Section):
-    lr_start: Positive
-    lr_end: Positive
-    steps: Annotated[int, Field(ge=10)]
-    smoothing: Annotated[float, Field(gt=0, le=1)]
-    stop_factor: Annotated[float, Field(gt=1)]
-
-    @model_validator(mode="after")
-    def _range_rises(self) -> "RangeTest":
-        if self.lr_end <= self.lr_start:
-            raise ValueError(f"lr_find.lr_end is {self.lr_end:g}, it must be above lr_start ({self.lr_start:g})")
-        return self
-
-
-class GradCAM(Section):
-    method: Literal["gradcam", "gradcam++"]
-    target: Literal["predicted", "label"]  # an unquoted `true` is no word in YAML
-    layers: Annotated[list[str], Field(min_length=1, max_length=4)]
-
-
-class Params(Section):
-    """All of params.yaml. What each key means stands beside it there."""
-
-    dataset: Literal["cifar10", "shapes"]
-    mirrors: list[Url]
-    shapes: Shapes
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    val_size: Annotated[int, Field(ge=0)]
-    model: CustomResNet
-    augment: list[Transform]
-    epochs: Count
-    batch_size: Count
-    label_smoothing: Fraction
-    optimizer: SGD
-    lr_max: LearningRate
-    lr_min: LearningRate
-    schedule: Annotated[OneCycle | Triangular, Field(discriminator="name")]
-    precision: Literal["auto", "bf16", "fp32"]
-    lr_find: RangeTest
-    gallery_size: Annotated[int, Field(ge=1, le=100)]
-    gradcam: GradCAM
-
-    @model_validator(mode="after")
-    def _fit_together(self) -> "Params":
-        available = TRAINING_IMAGES if self.dataset == "cifar10" else self.shapes.train
-        left = available - self.val_size
-        if left < 1:
-            raise ValueError(f"val_size is {self.val_size}, it must be below the {available} training images")
-        if self.batch_size > left:
-            raise ValueError(f"batch_size is {self.batch_size}, it must be at most the {left} images left to train on")
-        if isinstance(self.schedule, OneCycle) and self.schedule.peak_epoch >= self.epochs:
-            raise ValueError(
-                f"schedule.peak_epoch is {self.schedule.peak_epoch:g}, it must be below epochs ({self.epochs})"
-            )
-        if "find" not in (self.lr_min, self.lr_max) and self.lr_min > self.lr_max:
-            raise ValueError(f"lr_min is {self.lr_min:g}, it must be at most lr_max ({self.lr_max:g})")
-        for layer in self.gradcam.layers:
-            if layer not in LAYERS[self.model.name]:
-                allowed = ", ".join(LAYERS[self.model.name])
-                raise ValueError(f"gradcam.layers names {layer!r}, {self.model.name} has {allowed}")
-        return self
+from cifar.schema import Params
 
 
 class Declared:
@@ -169,9 +41,17 @@ def load_params(stage: str) -> Declared:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML 1.2 file, read as DVC reads it (PyYAML, at 1.1, takes 1e-05 for a word)."""
     try:
-        values = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        return parse_yaml(Path(path).read_text(encoding="utf-8"), path)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run this from the root of the repository") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not valid YAML: it is not UTF-8 text") from None
+
+
+def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
+    """The mapping in `text`, which is that of the file at `path`."""
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or type(error).__name__
@@ -192,7 +72,9 @@ def check_params(values: dict[str, Any], source: str) -> Params:
 
 def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
     """One of pydantic's errors in a line: the key, what was found, what is allowed."""
-    path = [part for part in problem["loc"] if part not in ("one_cycle", "triangular")]  # union tags are no keys
+    path = list(problem["loc"])
+    if len(path) > 1 and path[0] in Params.model_fields and len(_kinds(path[0])) > 1:
+        del path[1]  # the name of the kind, which is no key
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     match problem["type"]:
         case "missing":
@@ -221,9 +103,15 @@ def _known_keys(path: list[str | int], values: dict[str, Any]) -> list[str]:
     """The keys that the schema knows at `path`; for a section of several kinds, those of the kind named."""
     if not path:
         return list(Params.model_fields)
-    kinds = [CustomResNet, SGD, OneCycle, Triangular]
-    by_name = {kind.model_fields["name"].annotation.__args__[0]: kind for kind in kinds}
-    section = values.get(path[0])
-    kind = by_name.get(section.get("name")) if isinstance(section, dict) and "name" in section else None
-    kind = kind or {"shapes": Shapes, "lr_find": RangeTest, "gradcam": GradCAM}.get(path[0])
-    return list(kind.model_fields) if kind else []
+    kinds = _kinds(path[0])
+    if len(kinds) > 1:
+        name = values[path[0]]["name"]
+        kinds = [kind for kind in kinds if name in get_args(kind.model_fields["name"].annotation)]
+    return list(kinds[0].model_fields)
+
+
+def _kinds(key: str) -> list[type[BaseModel]]:
+    """The sections that may stand at `key`: one, or several that tell themselves apart by name."""
+    annotation = Params.model_fields[key].annotation
+    kinds = get_args(annotation) or [annotation]
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -72,6 +72,30 @@ def find_correct(predictions: Predictions) -> np.ndarray:
     return np.concatenate(by_class)[np.argsort(places, kind="stable")]
 
 
+def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:
+    """Which class was taken for which: the columns pair, actual, predicted, images, of; most often first.
+
+    `images` of the `of` test images of the class `actual` were classified as `predicted`; pairs that never occur are
+    left out, and equally frequent ones come in the order of the classes.
+    """
+    counts = np.zeros((10, 10), dtype=int)
+    np.add.at(counts, (predictions.labels, predictions.predictions), 1)
+    totals = counts.sum(axis=1)
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]
+    rows = [
+        {
+            "pair": f"{classes[actual]} as {classes[predicted]}",
+            "actual": classes[actual],
+            "predicted": classes[predicted],
+            "images": counts[actual, predicted],
+            "of": totals[actual],
+        }
+        for actual, predicted in zip(*np.unravel_index(order, counts.shape), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["pair", "actual", "predicted", "images", "of"])
+
+
 def save_mistakes(predictions: Predictions, mistakes: np.ndarray, path: Path = MISTAKES) -> None:
     """Write a table of the images whose indices are `mistakes` (M,): index, label, predicted class, confidence."""
     labels, predicted = predictions.labels[mistakes], predictions.predictions[mistakes]

@@ -1,15 +1,63 @@
 """Learning rate schedules: the whole plan at once, one learning rate a step."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 
 
-def one_cycle(steps: int, peak: int, lr_min: float, lr_max: float) -> np.ndarray:
-    """Linear from `lr_min` at step 0 to `lr_max` at step `peak`, linear back to `lr_min` at the last step (steps,).
+class Plan(NamedTuple):
+    """The learning rate and the momentum of every step, each (epochs, steps an epoch)."""
 
-    Smith, "Super-convergence" (2018), without the annihilation phase below `lr_min`.
+    lrs: np.ndarray
+    momenta: np.ndarray
+
+
+def plan(
+    spec: dict[str, Any],
+    shape: tuple[int, int],
+    lr_min: float,
+    lr_max: float,
+    momentum: float,
+    val_accuracies: Sequence[float],
+) -> Plan:
+    """The schedule that `spec` names (its other keys: arguments) over `shape` = (epochs, steps an epoch).
+
+    Only `plateau` looks at `val_accuracies`, those of the epochs that are over: its plan is right for these and the
+    next one, and goes on at the same rate. Only `one_cycle` moves the momentum.
     """
-    rise = np.linspace(lr_min, lr_max, peak, endpoint=False)
-    return np.concatenate([rise, np.linspace(lr_max, lr_min, steps - peak)])
+    epochs, epoch_steps = shape
+    steps = epochs * epoch_steps
+    momenta = np.full(steps, momentum)
+    match spec["name"]:
+        case "one_cycle":
+            peak, anneal = round(spec["peak_epoch"] * epoch_steps), spec["anneal"]
+            lrs = one_cycle(steps, peak, anneal, lr_min, lr_max, lr_min * spec["end_factor"])
+            if spec["peak_momentum"] != "same":
+                momenta = one_cycle(steps, peak, anneal, momentum, spec["peak_momentum"], momentum)
+        case "triangular":
+            lrs = triangular(steps, spec["half_cycle"], lr_min, lr_max)
+        case "step":
+            lrs = step_decay(epochs, spec["every"], spec["factor"], lr_min, lr_max).repeat(epoch_steps)
+        case "plateau":
+            rates = plateau(val_accuracies, spec["patience"], spec["factor"], lr_min, lr_max)
+            lrs = np.pad(rates, (0, epochs + 1 - len(rates)), mode="edge")[:epochs].repeat(epoch_steps)
+        case "constant":
+            lrs = np.full(steps, lr_max)
+    return Plan(lrs.reshape(shape), momenta.reshape(shape))
+
+
+def one_cycle(steps: int, peak: int, anneal: str, start: float, top: float, end: float) -> np.ndarray:
+    """From `start` at step 0 to `top` at step `peak`, and to `end` at the last step (steps,).
+
+    Each half is a straight line (`linear`) or half a period of a cosine (`cosine`). Smith, "Super-convergence" (2018).
+    """
+    ramp = RAMPS[anneal]
+    rise = start + (top - start) * ramp(np.arange(peak) / max(peak, 1))
+    return np.concatenate([rise, end + (top - end) * ramp(np.linspace(1, 0, steps - peak))])
+
+
+RAMPS = {"linear": lambda progress: progress, "cosine": lambda progress: (1 - np.cos(np.pi * progress)) / 2}
 
 
 def triangular(steps: int, half_cycle: int, lr_min: float, lr_max: float) -> np.ndarray:
@@ -19,6 +67,29 @@ def triangular(steps: int, half_cycle: int, lr_min: float, lr_max: float) -> np.
     """
     phase = np.arange(steps) % (2 * half_cycle) / half_cycle  # 0 to 2: up until 1, then down
     return lr_min + (lr_max - lr_min) * (1 - np.abs(phase - 1))
+
+
+def step_decay(epochs: int, every: int, factor: float, lr_min: float, lr_max: float) -> np.ndarray:
+    """`lr_max`, times `factor` after each `every` epochs, but not below `lr_min` (epochs,)."""
+    return np.maximum(lr_max * factor ** (np.arange(epochs) // every), lr_min)
+
+
+def plateau(accuracies: Sequence[float], patience: int, factor: float, lr_min: float, lr_max: float) -> np.ndarray:
+    """The rates of the epochs whose validation accuracies are known, and of the one after them (epochs + 1,).
+
+    `lr_max`, times `factor` whenever more than `patience` epochs on end were not better than the best so far, but not
+    below `lr_min`. As PyTorch's ReduceLROnPlateau in mode max: better is by more than a ten-thousandth of the best, and
+    a step of 1e-8 or less is not made.
+    """
+    rates, best, waited = [lr_max], -np.inf, 0
+    for accuracy in accuracies:
+        best, waited = (accuracy, 0) if accuracy > best * (1 + 1e-4) else (best, waited + 1)
+        lr = rates[-1]
+        if waited > patience:
+            lowered, waited = max(lr * factor, lr_min), 0
+            lr = lowered if lr - lowered > 1e-8 else lr
+        rates.append(lr)
+    return np.array(rates)
 
 
 def exponential(steps: int, lr_start: float, lr_end: float) -> np.ndarray:

@@ -15,8 +15,9 @@ from cifar.data import load_split
 from cifar.gradcam import heatmaps
 from cifar.inference import normalise
 from cifar.models import Model, load_model
-from cifar.params import GradCAM, load_params
+from cifar.params import load_params
 from cifar.predictions import find_correct, load_mistakes, load_predictions
+from cifar.schema import GradCAM
 from cifar.sheets import draw_sheet
 
 FOLDER = Path("plots/gradcam")

@@ -5,12 +5,12 @@ Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: fin
 
 from itertools import count
 
-from cifar.augment import build_policy
+from cifar.augment import build_policy, training_batches
 from cifar.charts import draw_range_test
 from cifar.console import progress, run
 from cifar.data import hold_out, load_split, load_statistics
 from cifar.device import keep_memory
-from cifar.engine import build_trainer, training_batches
+from cifar.engine import build_trainer
 from cifar.files import write_csv, write_json
 from cifar.params import load_params
 from cifar.range_test import suggest, sweep
@@ -24,10 +24,8 @@ def main() -> None:
     train = everything.take(hold_out(everything.labels, params.val_size, params.seed)[0])
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
-    network_spec, optimizer_spec = params.model.model_dump(), params.optimizer.model_dump()
-    trainer = build_trainer(
-        network_spec, optimizer_spec, mean, std, params.label_smoothing, params.precision, params.seed
-    )
+    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
+    trainer = build_trainer(*specs, params.regularise, params.l1, mean, std, params.precision, params.seed)
 
     test = params.lr_find
     lrs = exponential(test.steps, test.lr_start, test.lr_end)

@@ -1,17 +1,21 @@
 """List the network's mistakes, and show those of which it was surest.
 
-Reads the predictions and the test images; writes a table of all mistakes and a gallery of the first ones.
+Reads the predictions and the test images; writes a table of all mistakes, one of the classes that are most often
+confused, and two galleries: the first mistakes, and as many correctly classified images.
 """
 
 from pathlib import Path
 
 from cifar.console import run
 from cifar.data import load_classes, load_split
+from cifar.files import write_csv
 from cifar.params import load_params
-from cifar.predictions import find_mistakes, load_predictions, save_mistakes
+from cifar.predictions import confused_pairs, find_correct, find_mistakes, load_predictions, save_mistakes
 from cifar.sheets import draw_sheet
 
+FOLDER = Path("plots/misclassified")
 COLUMNS = 5
+PAIRS = 10
 
 
 def main() -> None:
@@ -19,19 +23,26 @@ def main() -> None:
     classes = load_classes()
     images, labels = load_split("test")
     predictions = load_predictions(labels)
+    mistakes, correct = find_mistakes(predictions), find_correct(predictions)
+    pairs = confused_pairs(predictions, classes)
 
-    mistakes = find_mistakes(predictions)
     save_mistakes(predictions, mistakes)
-
-    shown = mistakes[: params.gallery_size]
-    captions = [
-        f"true: {classes[label]}\npredicted: {classes[predicted]}\n{confidence:.1%} sure"
-        for label, predicted, confidence in zip(
-            labels[shown], predictions.predictions[shown], predictions.confidences()[shown], strict=True
-        )
-    ]
-    title = f"{len(shown)} of {len(mistakes)} mistakes on {len(labels)} test images, most confident first"
-    draw_sheet(Path("plots/misclassified/gallery.png"), images[shown], COLUMNS, title, captions)
+    write_csv(FOLDER / "confused_pairs.csv", pairs.head(PAIRS))
+    of_all = f"on {len(labels)} test images"
+    for name, index, what in (
+        ("gallery", mistakes, f"mistakes {of_all}, most confident first"),
+        ("correct", correct, f"correct predictions {of_all}, each class's most confident first"),
+    ):
+        shown = index[: params.gallery_size]
+        captions = [
+            f"true: {classes[label]}\npredicted: {classes[predicted]}\n{confidence:.1%} sure"
+            for label, predicted, confidence in zip(
+                labels[shown], predictions.predictions[shown], predictions.confidences()[shown], strict=True
+            )
+        ]
+        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, f"{len(shown)} of {len(index)} {what}", captions)
+    for row in pairs.head(3).itertuples():
+        print(f"{row.images} of {row.of} images of {row.actual} taken for {row.predicted}")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,38 @@
 """Look at the data set before anything is trained on it.
 
 Reads data/dataset/; writes the training pixels' mean and deviation, by which every network's input is normalised, the
-counts of classes and image sizes, and a sheet of sample images.
+counts of classes and image sizes, a sheet of sample images, and one of images as the augmentation changes them.
 """
 
 from pathlib import Path
 
+import numpy as np
+
+from cifar.augment import build_policy, training_batches
 from cifar.console import run
-from cifar.data import load_classes, load_split
+from cifar.data import epoch_batches, hold_out, load_classes, load_split
 from cifar.files import write_csv, write_json
+from cifar.params import load_params
 from cifar.sheets import draw_sheet
 from cifar.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
 
 FOLDER = Path("plots/stats")
 SAMPLES = 10  # of each class
+AUGMENTED, COLUMNS = 25, 5
 
 
 def main() -> None:
+    params = load_params("stats")
     train, test = load_split("train"), load_split("test")
     classes = load_classes()
     splits = {"train": train, "test": test}
 
     mean, std = channel_statistics(train.images)
     samples = first_of_each_class(train.labels, SAMPLES)
+    trained_on = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()), params.seed)
+    originals = trained_on.take(epoch_batches(len(trained_on.labels), params.batch_size, params.seed, epoch=0)[0])
+    augmented = next(training_batches(trained_on, policy, params.batch_size, params.seed, epoch=0))
 
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})
@@ -31,6 +41,11 @@ def main() -> None:
     columns = samples.shape[1]
     title = f"The first {columns} training images of each class"
     draw_sheet(FOLDER / "samples.png", train.images[samples.ravel()], columns, title, row_labels=classes)
+    gap = np.full_like(originals.images[:, :, :1], 255)
+    pairs = np.concatenate([originals.images, gap, augmented.images], axis=2)[:AUGMENTED]
+    title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
+    captions = [classes[label] for label in augmented.labels[:AUGMENTED]]
+    draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions)
 
 
 if __name__ == "__main__":

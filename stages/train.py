@@ -1,4 +1,4 @@
-"""Train the network in one cycle.
+"""Train the network.
 
 Reads the training images, their statistics and the range test's suggestion; writes the weights with all that is needed
 to use them, the history of the epochs (rewritten after each: a live plot), and the learning rate of every step.
@@ -6,23 +6,26 @@ An interrupted run carries on after its last whole epoch.
 """
 
 import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torchinfo
+from torch import Tensor
 from tqdm import tqdm
 
-from cifar.augment import build_policy
+from cifar.augment import build_policy, training_batches
 from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
 from cifar.device import environment, keep_memory
-from cifar.engine import Step, Trainer, build_trainer, train_epoch, training_batches
+from cifar.engine import Step, Trainer, build_trainer, train_epoch
 from cifar.files import read_json, write_csv, write_json, write_text
 from cifar.inference import predict
 from cifar.models import FOLDER, Model, save_model
 from cifar.params import Declared, load_params
-from cifar.schedules import one_cycle, triangular
+from cifar.schedules import Plan, plan
 from cifar.scores import accuracy, cross_entropy
 
 
@@ -33,39 +36,61 @@ def main() -> None:
     classes = load_classes()
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
-    network_spec, optimizer_spec = params.model.model_dump(), params.optimizer.model_dump()
-    trainer = build_trainer(
-        network_spec, optimizer_spec, mean, std, params.label_smoothing, params.precision, params.seed
-    )
+    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
+    trainer = build_trainer(*specs, params.regularise, params.l1, mean, std, params.precision, params.seed)
     machine = environment(trainer.device, trainer.precision)
+    batches = partial(training_batches, train, policy, params.batch_size, params.seed)
+    shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
     lr_min, lr_max = learning_rates(params)
-    lrs = plan(params, len(train.labels), lr_min, lr_max)  # (epochs, steps)
-    write_csv("plots/train/schedule.csv", pd.DataFrame({"step": range(lrs.size), "lr": lrs.ravel().round(8)}))
+    schedule = partial(plan, params.schedule.model_dump(), shape, lr_min, lr_max, params.optimizer.momentum)
 
     checkpoints = Checkpoints(f"train-{fingerprint('train', {'params': params.values(), 'machine': machine})}")
-    history = resume(checkpoints, trainer)
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
+    history, best = fit(params, trainer, train, val, batches, schedule, checkpoints)
+    network = trainer.network.cpu()
+    if params.select == "best":
+        network.load_state_dict(best)
+
+    write_text(FOLDER / "summary.txt", f"{torchinfo.summary(network, (1, 3, 32, 32), verbose=0)}\n")
+    save_model(Model(network, mean, std, classes), specs[0], machine)
+    chosen = history[best_epoch(history) if params.select == "best" else -1]
+    results = {name: value for name, value in chosen.items() if name != "lr"} | {"lr_min": lr_min, "lr_max": lr_max}
+    parameters = sum(weights.numel() for weights in network.parameters())
+    counts = {"parameters": parameters, "train_images": len(train.labels), "val_images": len(val.labels)}
+    write_json("metrics/train.json", results | counts)
+    checkpoints.discard()
+
+
+def fit(
+    params: Declared,
+    trainer: Trainer,
+    train: Split,
+    val: Split,
+    batches: Callable[[int], Iterable[Split]],
+    schedule: Callable[[list[float]], Plan],
+    checkpoints: Checkpoints,
+) -> tuple[list[dict], dict[str, Tensor] | None]:
+    """Train from the last checkpoint to the end: the history, a row an epoch, and with `select: best` its weights.
+
+    `batches` gives those of an epoch, `schedule` the plan from the validation accuracies of the epochs that are over.
+    """
+    history, best = resume(checkpoints, trainer)
+    planned = write_progress(history, schedule)
     with progress(None, params.epochs * len(train.labels), "train", "img", unit_scale=True) as bar:
         bar.update(len(history) * len(train.labels))
         for epoch in range(len(history), params.epochs):
             started = time.monotonic()
-            batches = training_batches(train, policy, params.batch_size, params.seed, epoch)
-            steps = watch(train_epoch(trainer, batches, lrs[epoch], first_step=epoch * lrs.shape[1]), bar)
-            row = {"epoch": epoch + 1} | summarise(list(steps)) | validate(trainer, val) | {"lr": float(lrs[epoch, -1])}
-            history.append(row)
-            write_csv("plots/train/history.csv", pd.DataFrame(history))
-            checkpoints.save(epoch + 1, trainer.state() | {"history": history})
-            bar.write(epoch_line(row, params.epochs, len(train.labels), time.monotonic() - started))
-
-    network = trainer.network.cpu()
-    write_csv("plots/train/history.csv", pd.DataFrame(history))
-    write_text(FOLDER / "summary.txt", f"{torchinfo.summary(network, (1, 3, 32, 32), verbose=0)}\n")
-    save_model(Model(network, mean, std, classes), network_spec, machine)
-    results = {name: history[-1][name] for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")}
-    parameters = sum(weights.numel() for weights in network.parameters())
-    counts = {"parameters": parameters, "train_images": len(train.labels), "val_images": len(val.labels)}
-    write_json("metrics/train.json", results | {"lr_min": lr_min, "lr_max": lr_max} | counts)
-    checkpoints.discard()
+            lrs, momenta = planned.lrs[epoch], planned.momenta[epoch]
+            steps = list(watch(train_epoch(trainer, batches(epoch), lrs, momenta, first_step=epoch * len(lrs)), bar))
+            trained = summarise(steps) if params.train_scores == "running" else measure(trainer, train, "train")
+            rest = {"lr": float(lrs[-1]), "l1_penalty": round(steps[-1].penalty, 6)}
+            history.append({"epoch": epoch + 1} | trained | measure(trainer, val, "val") | rest)
+            if params.select == "best" and best_epoch(history) == epoch:
+                best = {name: value.cpu().clone() for name, value in trainer.network.state_dict().items()}
+            planned = write_progress(history, schedule)
+            checkpoints.save(epoch + 1, trainer.state() | {"history": history, "best": best})
+            bar.write(epoch_line(history[-1], params.epochs, len(train.labels), time.monotonic() - started))
+    return history, best
 
 
 def load_images(params: Declared) -> tuple[Split, Split]:
@@ -91,28 +116,17 @@ def learning_rates(params: Declared) -> tuple[float, float]:
     return lr_min, lr_max
 
 
-def plan(params: Declared, images: int, lr_min: float, lr_max: float) -> np.ndarray:
-    """The learning rate of every step (epochs, steps an epoch)."""
-    epoch_steps = -(-images // params.batch_size)
-    steps = params.epochs * epoch_steps
-    if params.schedule.name == "triangular":
-        lrs = triangular(steps, params.schedule.half_cycle, lr_min, lr_max)
-    else:
-        lrs = one_cycle(steps, round(params.schedule.peak_epoch * epoch_steps), lr_min, lr_max)
-    return lrs.reshape(params.epochs, epoch_steps)
-
-
-def resume(checkpoints: Checkpoints, trainer: Trainer) -> list[dict]:
-    """The history so far, with the trainer's state as it was then; empty for a fresh start."""
+def resume(checkpoints: Checkpoints, trainer: Trainer) -> tuple[list[dict], dict[str, Tensor] | None]:
+    """The history so far and the best epoch's weights, with the trainer's state as it was then; or a fresh start."""
     state = checkpoints.load()
     if state is None:
-        return []
+        return [], None
     trainer.restore(state)
     print(f"carrying on after epoch {len(state['history'])}", flush=True)
-    return state["history"]
+    return state["history"], state["best"]
 
 
-def watch(steps, bar: tqdm):
+def watch(steps: Iterable[Step], bar: tqdm) -> Iterator[Step]:
     """The same steps, shown on the progress bar as they pass."""
     for step in steps:
         bar.update(step.images)
@@ -127,9 +141,25 @@ def summarise(steps: list[Step]) -> dict[str, float]:
     return {"train_loss": round(loss, 6), "train_accuracy": sum(step.correct for step in steps) / images}
 
 
-def validate(trainer: Trainer, val: Split) -> dict[str, float]:
-    logits = predict(trainer.network, val.images, trainer.mean, trainer.std, trainer.precision)
-    return {"val_loss": cross_entropy(logits, val.labels), "val_accuracy": accuracy(logits, val.labels)}
+def measure(trainer: Trainer, split: Split, name: str) -> dict[str, float]:
+    """Loss and accuracy on a split's own images, in eval mode, with the weights as they are now."""
+    logits = predict(trainer.network, split.images, trainer.mean, trainer.std, trainer.precision)
+    return {f"{name}_loss": cross_entropy(logits, split.labels), f"{name}_accuracy": accuracy(logits, split.labels)}
+
+
+def best_epoch(history: list[dict]) -> int:
+    """The number, from 0, of the epoch with the best validation accuracy, the first of equals."""
+    return int(np.argmax([row["val_accuracy"] for row in history]))
+
+
+def write_progress(history: list[dict], schedule: Callable[[list[float]], Plan]) -> Plan:
+    """Write the history so far, and the plan as it stands after it, which is returned."""
+    planned = schedule([row["val_accuracy"] for row in history])
+    lrs, momenta = (rates.ravel().round(12) for rates in planned)
+    write_csv("plots/train/schedule.csv", pd.DataFrame({"step": range(lrs.size), "lr": lrs, "momentum": momenta}))
+    if history:
+        write_csv("plots/train/history.csv", pd.DataFrame(history))
+    return planned
 
 
 def epoch_line(row: dict, epochs: int, images: int, seconds: float) -> str:

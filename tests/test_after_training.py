@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from pixels import place_of, read_png
 from ruamel.yaml import YAML
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from cifar.console import InputError
 from cifar.data import Split, save_classes, save_split
@@ -57,21 +57,6 @@ def project(evaluated, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(folder)
     set_params(gallery_size=7)
     return folder
-
-
-def read_png(path: str) -> np.ndarray:
-    """Pixels uint8 (H, W, 3)."""
-    return (matplotlib.image.imread(path)[..., :3] * 255).round().astype(np.uint8)
-
-
-def place_of(image: np.ndarray, sheet: np.ndarray) -> tuple[int, int]:
-    """Row and column at which `image` (H, W, 3), enlarged 4 times, lies on the sheet, pixel for pixel."""
-    large = image.repeat(4, axis=0).repeat(4, axis=1)
-    for row, column in np.argwhere((sheet == large[0, 0]).all(axis=2)):
-        window = sheet[row : row + len(large), column : column + len(large)]
-        if np.array_equal(window, large):
-            return int(row), int(column)
-    raise AssertionError("the image is not on the sheet")
 
 
 def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
@@ -129,7 +114,7 @@ def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(projec
     table = pd.read_csv("data/misclassified.csv")
     assert len(table) == np.count_nonzero(logits.argmax(1) != test.labels)
     assert table.confidence.is_monotonic_decreasing
-    for sheet in ("plots/misclassified/gallery.png", "plots/gradcam/misclassified.png"):
+    for sheet in "plots/misclassified/gallery.png", "plots/gradcam/misclassified.png":
         pixels = read_png(sheet)
         places = [place_of(test.images[index], pixels) for index in table["index"][:7]]
         assert places == sorted(places)  # row by row, from left to right
@@ -137,15 +122,34 @@ def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(projec
         place_of(test.images[table["index"][7]], pixels)
 
 
-def test_the_other_sheet_shows_correctly_classified_images(project, evaluated):
+def test_the_other_sheets_show_the_same_correctly_classified_images(project, evaluated):
     _, test, logits = evaluated
     misclassified.main()
     gradcam.main()
-    pixels = read_png("plots/gradcam/correct.png")
     correct = np.flatnonzero(logits.argmax(1) == test.labels)
     assert 0 < len(correct) <= 7
-    for index in correct:
-        place_of(test.images[index], pixels)
+    orders = []
+    for sheet in "plots/misclassified/correct.png", "plots/gradcam/correct.png":
+        pixels = read_png(sheet)
+        orders.append(sorted(correct, key=lambda index: place_of(test.images[index], pixels)))
+    assert orders[0] == orders[1]
+
+
+def test_the_most_confused_classes_are_those_of_scikit_learns_confusion_matrix(project, evaluated, capsys):
+    _, test, logits = evaluated
+    misclassified.main()
+    counts = confusion_matrix(test.labels, logits.argmax(1), labels=range(10))
+    table = pd.read_csv("plots/misclassified/confused_pairs.csv")
+    assert table["images"].is_monotonic_decreasing and len(table) == min(
+        10, np.count_nonzero(counts - np.diag(counts.diagonal()))
+    )
+    for row in table.itertuples():
+        assert row.images == counts[CLASSES.index(row.actual), CLASSES.index(row.predicted)] and row.of == 4
+        assert row.actual != row.predicted and row.pair == f"{row.actual} as {row.predicted}"
+    left_out = np.sort((counts - np.diag(counts.diagonal())).ravel())[::-1][len(table) :]
+    assert table["images"].min() >= left_out.max()
+    first = table.iloc[0]
+    assert f"{first.images} of 4 images of {first.actual} taken for {first.predicted}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layers", [["layer3"], ["prep", "layer1", "layer2", "layer3"]])

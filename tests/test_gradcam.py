@@ -9,13 +9,13 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar.augment import build_policy
-from cifar.engine import Trainer, build_trainer, train_epoch, training_batches
+from cifar.augment import build_policy, training_batches
+from cifar.engine import Trainer, build_trainer, train_epoch
 from cifar.gradcam import heatmaps
 from cifar.inference import normalise, predict
 from cifar.models import build_network
-from cifar.params import LAYERS
 from cifar.schedules import one_cycle
+from cifar.schema import LAYERS
 from cifar.shapes import draw_split
 
 ORACLES = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
@@ -169,10 +169,20 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     """A network that has seen 50 batches of shapes, with test images and their masks."""
     train, _ = draw_split(3200, 0, "train")
     test, masks = draw_split(300, 0, "test")
-    network, sgd = {"name": "custom_resnet", "logit_scale": 0.125}, {"momentum": 0.9, "nesterov": True}
-    trainer = build_trainer(network, sgd, MEAN, STD, 0.1, "auto", seed=0)
+    network = {"name": "custom_resnet", "logit_scale": 0.125}
+    sgd = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
+    loss = {"name": "cross_entropy", "label_smoothing": 0.1}
+    trainer = build_trainer(network, sgd, loss, "all", 0.0, MEAN, STD, "auto", seed=0)
     policy = build_policy([], MEAN, seed=0)
-    list(train_epoch(trainer, training_batches(train, policy, 64, 0, 0), one_cycle(50, 20, 0.01, 0.1), 0))
+    list(
+        train_epoch(
+            trainer,
+            training_batches(train, policy, 64, 0, 0),
+            one_cycle(50, 20, "linear", 0.01, 0.1, 0.01),
+            [0.9] * 50,
+            0,
+        )
+    )
     return trainer, test.images, masks
 
 

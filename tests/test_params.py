@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar.console import InputError
-from cifar.params import LAYERS, Params, check_params, load_params, read_yaml
+from cifar.params import check_params, load_params, read_yaml
+from cifar.schema import LAYERS, Params
 
 ROOT = Path(__file__).parents[1]
 GOOD = read_yaml(ROOT / "params.yaml") | {
@@ -22,8 +23,18 @@ GOOD = read_yaml(ROOT / "params.yaml") | {
     "batch_size": 512,
     "lr_max": 0.4,
     "lr_min": 0.0125,
-    "schedule": {"name": "one_cycle", "peak_epoch": 5},
+    "schedule": {
+        "name": "one_cycle",
+        "anneal": "linear",
+        "peak_epoch": 5,
+        "end_factor": 1.0,
+        "peak_momentum": "same",
+    },
 }
+RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
+STEP = {"name": "step", "every": 4, "factor": 0.8}
+PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
 ABSENT = object()
 
 
@@ -47,7 +58,20 @@ WRONG_PARAMS = [
     ({"epochz": 3}, "epochz is not a known key, did you mean epochs?"),
     ({"lr_find__smothing": 0.1}, "lr_find.smothing is not a known key, did you mean smoothing?"),
     ({"optimizer__nestrov": True}, "optimizer.nestrov is not a known key, did you mean nesterov?"),
-    ({"schedule__half_cycle": 98}, "schedule.half_cycle is not a known key, allowed: name, peak_epoch"),
+    (
+        {"schedule__half_cycle": 98},
+        "schedule.half_cycle is not a known key, allowed: name, anneal, peak_epoch, end_factor, peak_momentum",
+    ),
+    ({"schedule": STEP | {"evry": 3}}, "schedule.evry is not a known key, did you mean every?"),
+    (
+        {"optimizer": ADAM | {"nesterov": True}},
+        "optimizer.nesterov is not a known key, allowed: name, beta1, beta2, weight_decay",
+    ),
+    (
+        {"model": RESNET | {"logit_scale": 1.0}},
+        "model.logit_scale is not a known key, allowed: name, norm, strides, pool",
+    ),
+    ({"loss": {"name": "nll", "label_smoothing": 0.1}}, "loss.label_smoothing is not a known key, allowed: name"),
     ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
     # a missing one
     ({"epochs": ABSENT}, "epochs is missing"),
@@ -67,7 +91,18 @@ WRONG_PARAMS = [
     ({"epochs": -3}, "epochs is -3, it must be greater than or equal to 1"),
     ({"batch_size": 0}, "batch_size is 0, it must be greater than or equal to 1"),
     ({"seed": 2**32}, "seed is 4294967296, it must be less than 4294967296"),
-    ({"label_smoothing": 1.0}, "label_smoothing is 1.0, it must be less than 1"),
+    ({"loss__label_smoothing": 1.0}, "loss.label_smoothing is 1.0, it must be less than 1"),
+    ({"l1": -1e-5}, "l1 is -1e-05, it must be greater than or equal to 0"),
+    (
+        {"model": RESNET | {"strides": [1, 2, 2]}},
+        "model.strides is [1, 2, 2], list should have at least 4 items after validation, not 3",
+    ),
+    ({"model": RESNET | {"strides": [1, 2, 2, 3]}}, "model.strides[3] is 3, it must be less than or equal to 2"),
+    ({"schedule__end_factor": 0.0}, "schedule.end_factor is 0.0, it must be greater than 0"),
+    (
+        {"schedule__peak_momentum": 1.0},
+        "schedule.peak_momentum is 1.0, allowed: a number from 0 to below 1, or same for the optimizer's own",
+    ),
     ({"optimizer__momentum": 1.5}, "optimizer.momentum is 1.5, it must be less than 1"),
     ({"lr_find__steps": 5}, "lr_find.steps is 5, it must be greater than or equal to 10"),
     ({"lr_find__stop_factor": 1.0}, "lr_find.stop_factor is 1.0, it must be greater than 1"),
@@ -77,8 +112,11 @@ WRONG_PARAMS = [
     ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
-    ({"model__name": "resnet50"}, "model.name is 'resnet50', it must be 'custom_resnet'"),
-    ({"schedule__name": "cosine"}, "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular'"),
+    ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'custom_resnet', 'resnet18'"),
+    (
+        {"schedule__name": "cosine"},
+        "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular', 'step', 'plateau', 'constant'",
+    ),
     ({"precision": "fp16"}, "precision is 'fp16', it must be 'auto', 'bf16' or 'fp32'"),
     ({"gradcam__layers": ["layer9"]}, "gradcam.layers names 'layer9', custom_resnet has prep, layer1, layer2, layer3"),
     ({"mirrors": ["ftp://a/b"]}, r"mirrors[0] is 'ftp://a/b', it must match ^https?://\S+$"),
@@ -87,6 +125,18 @@ WRONG_PARAMS = [
     ({"batch_size": 45_001}, "batch_size is 45001, it must be at most the 45000 images left to train on"),
     ({"dataset": "shapes"}, "val_size is 5000, it must be below the 3000 training images"),
     ({"schedule__peak_epoch": 24}, "schedule.peak_epoch is 24, it must be below epochs (24)"),
+    (
+        {"val_size": 0, "select": "best"},
+        "select is 'best', which needs images held out for validation (val_size: 5000)",
+    ),
+    (
+        {"val_size": 0, "schedule": PLATEAU},
+        "schedule.name is 'plateau', which needs images held out for validation (val_size: 5000)",
+    ),
+    (
+        {"model": RESNET | {"pool": 3}, "gradcam__layers": ["layer4"]},
+        "model.pool is 3, it must divide the 4x4 maps that model.strides leave",
+    ),
     ({"lr_max": 0.01}, "lr_min is 0.0125, it must be at most lr_max (0.01)"),
     (
         {"lr_find__lr_end": 1e-9},
@@ -115,7 +165,7 @@ WRONG_FILES = [
     ("epochs: *other\n", "is not valid YAML, line 1: found undefined alias 'other'"),
     ("seed: !!python/object/apply:os.getpid []\n", "is not valid YAML, line 1: could not determine a constructor"),
     ("[" * 3000, "is not valid YAML: RecursionError"),
-    (b"epochs: \xff\n", "is not valid YAML: UnicodeDecodeError"),
+    (b"epochs: \xff\n", "is not valid YAML: it is not UTF-8 text"),
 ]
 
 
@@ -189,11 +239,11 @@ def test_reading_an_undeclared_param_is_an_error_that_names_it_and_dvc_yaml(fold
 
 
 def test_the_layers_named_for_grad_cam_are_the_networks_own():
-    from cifar.models import NETWORKS
+    from cifar.models import NETWORKS, build_network
 
-    for name, layers in LAYERS.items():
-        children = dict(NETWORKS[name](logit_scale=1.0).named_children())
-        assert set(layers) <= set(children)
+    assert LAYERS.keys() == NETWORKS.keys()
+    for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET):
+        assert set(LAYERS[spec["name"]]) <= set(dict(build_network(spec, seed=0).named_children()))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()

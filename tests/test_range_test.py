@@ -17,7 +17,7 @@ class Scripted:
 
     def step(self, batch, lr):
         self.lrs.append(lr)
-        return Step(objective=next(self.losses), loss=0.0, correct=0, images=1, lr=lr)
+        return Step(objective=next(self.losses), penalty=0.0, loss=0.0, correct=0, images=1, lr=lr)
 
 
 def curve_of(losses, lrs=None, smoothing=1.0, stop_factor=5.0):

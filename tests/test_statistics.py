@@ -1,15 +1,12 @@
-import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar.data import Split, save_classes, save_split
+from cifar.data import Split
 from cifar.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
-from stages import stats
 
 CLASSES = [f"class{k}" for k in range(10)]
 
@@ -59,25 +56,6 @@ def test_samples_are_the_first_of_each_class():
     samples = first_of_each_class(labels, 5)
     assert samples.tolist() == [[i for i, label in enumerate(labels) if label == k][:5] for k in range(10)]
     assert first_of_each_class(labels, 99).shape == (10, 7)
-
-
-def test_the_stage_writes_what_it_promises(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(50, dtype=np.uint8) % 10
-    save_split("train", Split(images[:40], labels[:40]))
-    save_split("test", Split(images[40:], labels[40:]))
-    save_classes(CLASSES)
-    stats.main()
-    found = json.loads(Path("metrics/stats.json").read_text())
-    assert (found["images"], found["test_images"]) == (40, 10)
-    assert values(found["mean"]) == pytest.approx((images[:40] / 255).mean(axis=(0, 1, 2)))  # of the training images
-    assert {path.name for path in Path("plots/stats").iterdir()} == {
-        "class_counts.csv",
-        "image_sizes.csv",
-        "samples.png",
-    }
 
 
 @pytest.mark.skipif(

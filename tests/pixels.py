@@ -1,0 +1,19 @@
+"""What a sheet of images shows: its pixels, and where in them an image lies."""
+
+import matplotlib.image
+import numpy as np
+
+
+def read_png(path: str) -> np.ndarray:
+    """Pixels uint8 (H, W, 3)."""
+    return (matplotlib.image.imread(path)[..., :3] * 255).round().astype(np.uint8)
+
+
+def place_of(image: np.ndarray, sheet: np.ndarray) -> tuple[int, int]:
+    """Row and column at which `image` (H, W, 3), enlarged 4 times, lies on the sheet, pixel for pixel."""
+    large = image.repeat(4, axis=0).repeat(4, axis=1)
+    for row, column in np.argwhere((sheet == large[0, 0]).all(axis=2)):
+        window = sheet[row : row + len(large), column : column + len(large)]
+        if np.array_equal(window, large):
+            return int(row), int(column)
+    raise AssertionError("the image is not on the sheet")
