@@ -26,6 +26,7 @@ STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", 
 TREE = [
     "stages",
     "cifar",
+    "recipes",
     "dvc.yaml",
     "params.yaml",
     ".gitignore",
@@ -177,10 +178,18 @@ def test_the_artifacts_are_as_the_contract_says(project):
 
     assert columns("plots/lr_find/curve.csv") == ["lr", "loss", "smoothed_loss", "suggestion"]
     history = pd.read_csv(project.folder / "plots/train/history.csv")
-    assert list(history) == ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"]
+    assert list(history) == [
+        "epoch",
+        "train_loss",
+        "train_accuracy",
+        "val_loss",
+        "val_accuracy",
+        "lr",
+        "l1_penalty",
+    ]
     assert list(history["epoch"]) == [1, 2]
     schedule = pd.read_csv(project.folder / "plots/train/schedule.csv")
-    assert list(schedule) == ["step", "lr"] and len(schedule) == 2 * 2  # 40 images in batches of 20
+    assert list(schedule) == ["step", "lr", "momentum"] and len(schedule) == 2 * 2  # 40 images in batches of 20
     assert columns("plots/evaluate/confusion.csv") == ["actual", "predicted"]
     assert columns("plots/evaluate/class_accuracy.csv") == ["class", "accuracy"]
     assert columns("data/misclassified.csv") == ["index", "label", "predicted", "confidence"]
@@ -307,6 +316,35 @@ def test_plots_diff_draws_the_curves_of_both(experiment):
     assert '"rev": "HEAD"' in page and '"rev": "workspace"' in page
     assert '"type": "log"' in page and '"suggestion": "lr_max"' in page
     assert "plots_misclassified_gallery" in page.replace("/", "_").replace("\\", "_")
+
+
+def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(project, tmp_path):
+    clone = project.clone(tmp_path / "project")
+    small = {key: value for key, value in TINY.items() if key.partition(".")[0] in ("dataset", "shapes", "val_size")}
+    changes = [f"{key}={value}" for key, value in small.items()] + ["batch_size=20", "lr_find.steps=10", "seed=3"]
+    sets = [word for change in changes for word in ("-S", change)]
+    before = (clone.folder / "params.yaml").read_bytes()
+
+    queued = clone.call(sys.executable, "-m", "recipes", "queue", "eva5-s9", "eva4-s8", "-S", "seed=3")
+    assert queued.returncode == 0, queued.stdout + queued.stderr
+    assert (clone.folder / "params.yaml").read_bytes() == before
+    assert clone.git("status", "--porcelain") == ""
+    waiting = clone.dvc("queue", "status")
+    assert "eva5-s9-seed-3" in waiting and "eva4-s8-seed-3" in waiting
+
+    # ResNet18 with layer norm, Adam, a plateau's schedule, the best epoch, and training measured in eval mode
+    more = ["-S", "epochs=2", "-S", "select=best", "-S", "train_scores=eval", "-S", "l1=1e-5"]
+    command = [sys.executable, "-m", "recipes", "run", "resnet18-layernorm", "--name", "layers", *sets, *more]
+    ran = clone.call(*command)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "epochs: 2 -> 40" in ran.stdout
+    table = pd.read_csv(io.StringIO(clone.dvc("exp", "show", "--csv")))
+    (row,) = [row for _, row in table.iterrows() if row["Experiment"] == "layers"]
+    assert (row["model.norm"], row["optimizer.name"]) == ("layer", "adam")
+    history = pd.read_csv(clone.folder / "plots/train/history.csv")
+    metrics = json.loads((clone.folder / "metrics/train.json").read_text())
+    assert metrics["epoch"] == history["val_accuracy"].idxmax() + 1
+    assert metrics["parameters"] == 11_173_962 and metrics["l1_penalty"] > 0
 
 
 @pytest.fixture(scope="module")

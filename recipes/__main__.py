@@ -1,0 +1,164 @@
+"""List, compare, apply and run the recipes: `python -m recipes --help`.
+
+A recipe is a complete params.yaml. Applying one writes it there, its comments included; running one makes a DVC
+experiment of that name, so that `dvc exp show` and `dvc plots diff` set recipes side by side.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from cifar.console import InputError, run
+from cifar.files import write_text
+from cifar.params import check_params, parse_yaml, read_yaml
+
+FOLDER = Path("recipes")
+PARAMS = Path("params.yaml")
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    match arguments.command:
+        case "list":
+            list_recipes()
+        case "diff":
+            print_differences(read_yaml(PARAMS), read_recipe(arguments.recipe))
+        case "apply":
+            apply(arguments.recipe, arguments.force)
+        case "run":
+            apply(arguments.recipe, arguments.force)
+            run_experiment(arguments.name or experiment_name(arguments.recipe, arguments.changes), arguments.changes)
+        case "queue":
+            queue(arguments.recipes, arguments.changes, arguments.force)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m recipes", description="The recipes: complete sets of params.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("list", help="name every recipe, with a line on each")
+    diff = commands.add_parser("diff", help="show what params.yaml would become, key by key")
+    apply_ = commands.add_parser("apply", help="write a recipe to params.yaml")
+    run_ = commands.add_parser("run", help="apply a recipe and run it as a DVC experiment of its name")
+    queue_ = commands.add_parser("queue", help="put recipes in line as DVC experiments; `dvc queue start` runs them")
+    for command in diff, apply_, run_:
+        command.add_argument("recipe", metavar="RECIPE")
+    queue_.add_argument("recipes", metavar="RECIPE", nargs="+")
+    run_.add_argument("--name", help="of the experiment: else the recipe's, followed by the changes")
+    for command in apply_, run_, queue_:
+        command.add_argument(
+            "--force", action="store_true", help="though params.yaml has changes that are in no commit"
+        )
+    for command in run_, queue_:
+        text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
+        command.add_argument("-S", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=text)
+    return parser.parse_args(words)
+
+
+def list_recipes() -> None:
+    names = recipe_names()
+    for name in names:
+        first_line = recipe_text(name).partition("\n")[0]
+        print(f"{name:{max(map(len, names))}}  {first_line.lstrip('# ').removeprefix(f'{name}: ')}")
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def recipe_text(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The recipe's values, checked; raises InputError when there is no such recipe or it is not valid."""
+    if name not in recipe_names():
+        raise InputError(f"there is no recipe {name!r}, choose from {', '.join(recipe_names())}")
+    values = read_yaml(FOLDER / f"{name}.yaml")
+    check_params(values, f"{FOLDER}/{name}.yaml")
+    return values
+
+
+def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """A line for each value that differs: sections key by key, lists whole."""
+    before, after = flatten(old), flatten(new)
+    for key in differing(before, after):
+        found, wanted = (json.dumps(values[key]) if key in values else "absent" for values in (before, after))
+        print(f"{key}: {found} -> {wanted}")
+    if before == after:
+        print("params.yaml has every value of the recipe")
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same values by dotted key."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    return [key for key in before | after if key not in before or key not in after or before[key] != after[key]]
+
+
+def apply(name: str, force: bool) -> None:
+    """Write the recipe to params.yaml as it stands, after a line for each value that changes.
+
+    Raises InputError, and changes nothing, when params.yaml holds changes that are nowhere else, unless `force`.
+    """
+    recipe = read_recipe(name)
+    if not force:
+        refuse_to_lose_changes()
+    print_differences(read_yaml(PARAMS) if PARAMS.exists() else {}, recipe)
+    write_text(PARAMS, recipe_text(name))
+
+
+def refuse_to_lose_changes() -> None:
+    """Raise InputError when params.yaml says something that neither the last commit nor a recipe does."""
+    if not PARAMS.exists():
+        return
+    text = PARAMS.read_text(encoding="utf-8")
+    command = ["git", "show", f"HEAD:./{PARAMS}"]
+    committed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
+    if text in (committed.stdout, *map(recipe_text, recipe_names())):
+        return
+    if committed.returncode:
+        raise InputError("params.yaml is in no commit; commit it, or give --force to replace it")
+    before, after = (flatten(parse_yaml(content, "params.yaml")) for content in (committed.stdout, text))
+    changes = ", ".join(differing(before, after)) or "its comments"
+    raise InputError(f"params.yaml has changes that are in no commit: {changes}; commit them, or give --force")
+
+
+def experiment_name(recipe: str, changes: list[str]) -> str:
+    """The recipe's name, followed by the changes in the letters that Git allows: eva4-s8-seed-1."""
+    return "-".join([recipe, *(re.sub(r"[^\w.]+", "-", change).strip("-.") for change in changes)])
+
+
+def run_experiment(name: str, changes: list[str], *options: str) -> None:
+    """`dvc exp run` on params.yaml as it is, with the changes; its exit status, when it fails, is ours."""
+    sets = [word for change in changes for word in ("-S", change)]
+    ended = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets])
+    if ended.returncode:
+        raise SystemExit(ended.returncode)
+
+
+def queue(recipes: list[str], changes: list[str], force: bool) -> None:
+    """Put each recipe in line; params.yaml, which DVC copies into the queue, is then as it was."""
+    for recipe in recipes:
+        read_recipe(recipe)
+    if not force:
+        refuse_to_lose_changes()
+    before = PARAMS.read_text(encoding="utf-8")
+    try:
+        for recipe in recipes:
+            write_text(PARAMS, recipe_text(recipe))
+            run_experiment(experiment_name(recipe, changes), changes, "--queue")
+    finally:
+        write_text(PARAMS, before)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,180 @@
+"""The recipes: what each one sets, what the command does with them, and that it loses nothing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar.augment import augment_batch, build_policy
+from cifar.params import read_yaml
+from cifar.schedules import plan
+
+ROOT = Path(__file__).parents[1]
+SYSTEMS = ["eva4-s11", "eva4-s8", "eva5-s9", "eva6-s8", "resnet18-layernorm"]
+MEAN = [0.491400, 0.482158, 0.446531]
+
+
+def augmented(recipe: str, images: np.ndarray) -> np.ndarray:
+    steps = [(step["name"], {k: v for k, v in step.items() if k != "name"}) for step in recipe_of(recipe)["augment"]]
+    return augment_batch(build_policy(steps, MEAN, seed=0), images, (0, 0, 0))
+
+
+def recipe_of(name: str) -> dict:
+    return read_yaml(ROOT / f"recipes/{name}.yaml")
+
+
+def test_the_five_systems_and_the_demo_have_a_recipe_each():
+    assert sorted(path.stem for path in ROOT.glob("recipes/*.yaml")) == sorted([*SYSTEMS, "demo"])
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_value_that_shapes_a_recipe_says_where_it_comes_from(name):
+    lines = (ROOT / f"recipes/{name}.yaml").read_text().splitlines()
+    for key in ("epochs", "batch_size", "l1", "lr_max", "lr_min", "  weight_decay", "select", "regularise"):
+        (line,) = [line for line in lines if line.startswith(f"{key}:")]
+        assert "#" in line, line
+
+
+# What RECIPES.md states: epochs, batch size, learning rate at the start, at the highest, at the end.
+RATES = {
+    "eva4-s8": (20, 128, 0.004, 0.1, 4e-7),
+    "eva4-s11": (24, 512, 0.03 / 32, 0.03, 0.03 / 32),
+    "resnet18-layernorm": (40, 128, 1e-3, 1e-3, 1e-3),
+    "eva6-s8": (20, 128, 0.002, 0.05, 2e-7),
+    "eva5-s9": (40, 64, 0.01, 0.01, 0.01 * 0.8**9),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_a_recipe_follows_the_learning_rates_of_its_system(name):
+    recipe = recipe_of(name)
+    epochs, batch_size, start, top, end = RATES[name]
+    assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
+    shape = epochs, -(-(50_000 - recipe["val_size"]) // batch_size)
+    lrs = plan(recipe["schedule"], shape, recipe["lr_min"], recipe["lr_max"], 0.95, []).lrs
+    assert (lrs[0, 0], lrs.max(), lrs[-1, -1]) == pytest.approx((start, top, end), rel=1e-9)
+
+
+def holes(image: np.ndarray, size: int) -> np.ndarray:
+    """The places (N, 2) of whole size x size squares of the mean colour in an image that is black elsewhere."""
+    filled = (image == np.round(255 * np.array(MEAN))).all(axis=2)
+    windows = np.lib.stride_tricks.sliding_window_view(filled, (size, size))
+    return np.argwhere(windows.all(axis=(2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "count", "share"),
+    [("eva4-s11", 8, 1, 1), ("resnet18-layernorm", 16, 1, 0.5), ("eva6-s8", 16, 1, 1), ("eva5-s9", 12, 2, 0.5)],
+)
+def test_cutout_holes_are_whole_of_the_stated_size_number_and_share_and_of_the_mean_on_0_to_255(
+    name, size, count, share
+):
+    recipe = recipe_of(name)
+    (cutout,) = [step for step in recipe["augment"] if step["name"] == "CoarseDropout"]
+    policy = build_policy([("CoarseDropout", {k: v for k, v in cutout.items() if k != "name"})], MEAN, seed=0)
+    found = [
+        len(holes(image, size)) for image in augment_batch(policy, np.zeros((400, 32, 32, 3), np.uint8), (0, 0, 0))
+    ]
+    drawn = np.count_nonzero(found) / 400
+    assert drawn == pytest.approx(share, abs=0.08)
+    assert max(found) >= count and (count > 1 or max(found) == 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "horizontal", "vertical"), [("eva4-s8", 0.5, 0.5), ("eva6-s8", 0.2, 0.0), ("eva5-s9", 0.5, 0.0)]
+)
+def test_flips_come_as_often_as_stated(name, horizontal, vertical):
+    ramp = np.zeros((1000, 32, 32, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(60, 92), np.arange(60, 92)[:, None]  # red rises to the right, green down
+    steps = [(s["name"], {"p": s["p"]}) for s in recipe_of(name)["augment"] if s["name"].endswith("Flip")]
+    seen = augment_batch(build_policy(steps, MEAN, seed=0), ramp, (0, 0, 0)).astype(int)
+    assert np.mean(seen[:, 0, 0, 0] > seen[:, 0, -1, 0]) == pytest.approx(horizontal, abs=0.05)
+    assert np.mean(seen[:, 0, 0, 1] > seen[:, -1, 0, 1]) == pytest.approx(vertical, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "degrees"), [("eva4-s8", 15), ("eva5-s9", 8), ("resnet18-layernorm", 5)])
+def test_rotation_stays_within_the_stated_angle_and_reaches_it(name, degrees):
+    (rotate,) = [s for s in recipe_of(name)["augment"] if s["name"] == "Rotate"]
+    policy = build_policy([("Rotate", {k: v for k, v in rotate.items() if k != "name"} | {"p": 1.0})], MEAN, seed=0)
+    bar = np.zeros((300, 32, 32, 3), np.uint8)
+    bar[:, 15:17, 4:28] = 255
+    angles = []
+    for image in augment_batch(policy, bar, (0, 0, 0))[..., 0].astype(float):
+        image[:, [*range(4), *range(28, 32)]] = 0  # corners
+        y, x = np.nonzero(image > 127.5)
+        angles.append(np.degrees(np.arctan(np.polyfit(x, y, 1)[0])))
+    assert degrees - 1.5 < np.abs(angles).max() < degrees + 1.5
+    assert abs(np.mean(angles)) < 0.15 * degrees
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A repository with params.yaml, dvc.yaml and the recipes, committed; the current folder."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    shutil.copytree(ROOT / "cifar", tmp_path / "cifar", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "start"]):
+        subprocess.run(["git", *words], check=True)
+    return tmp_path
+
+
+def recipes(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "recipes", *words], capture_output=True, text=True)
+
+
+def test_list_names_every_recipe_with_a_line(project):
+    lines = recipes("list").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == sorted([*SYSTEMS, "demo"])
+    assert "89.22 %" in [line for line in lines if line.startswith("eva4-s8 ")][0]
+
+
+def test_diff_names_what_would_change_and_changes_nothing(project):
+    printed = recipes("diff", "eva4-s8").stdout.splitlines()
+    assert "epochs: 24 -> 20" in printed and "l1: 0.0 -> 1e-05" in printed
+    assert "model.logit_scale: 0.125 -> absent" in printed and "model.strides: absent -> [1, 2, 2, 2]" in printed
+    assert not any(line.startswith(("seed", "precision")) for line in printed)
+    assert Path("params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+
+
+def test_apply_writes_the_recipe_with_its_comments_and_prints_the_differences(project):
+    expected = recipes("diff", "eva6-s8").stdout
+    applied = recipes("apply", "eva6-s8")
+    assert (applied.returncode, applied.stdout) == (0, expected)
+    assert Path("params.yaml").read_bytes() == (ROOT / "recipes/eva6-s8.yaml").read_bytes()
+    assert recipes("diff", "eva6-s8").stdout == "params.yaml has every value of the recipe\n"
+    assert recipes("apply", "demo").returncode == 0  # the recipe applied before is not lost
+
+
+def test_an_uncommitted_change_is_named_and_kept_unless_forced(project):
+    edited = (
+        (ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 25").replace("lr_max: 0.4", "lr_max: 0.5")
+    )
+    Path("params.yaml").write_text(edited)
+    for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo", "eva4-s8"]:
+        refused = recipes(*command)
+        assert refused.returncode == 1
+        assert refused.stderr == (
+            "error: params.yaml has changes that are in no commit: epochs, lr_max; commit them, or give --force\n"
+        )
+        assert Path("params.yaml").read_text() == edited
+    assert recipes("apply", "demo", "--force").returncode == 0
+    assert Path("params.yaml").read_bytes() == (ROOT / "recipes/demo.yaml").read_bytes()
+
+
+def test_outside_version_control_nothing_is_replaced_unless_forced(project):
+    shutil.rmtree(".git")
+    refused = recipes("apply", "demo")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: params.yaml is in no commit; commit it, or give --force to replace it\n",
+    )
+
+
+def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
+    refused = recipes("apply", "eva4s8")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from demo, eva4-s11, eva4-s8, ")
