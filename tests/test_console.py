@@ -1,6 +1,7 @@
 """What a person sees: one line for what they could have caused, everything for a bug."""
 
 import io
+import signal
 import subprocess
 import sys
 
@@ -35,11 +36,53 @@ def test_what_a_person_could_have_caused_is_one_line_and_status_1(error, line, c
     assert capsys.readouterr().err == line
 
 
-def test_an_interruption_is_one_word_and_status_130(capsys):
-    with pytest.raises(SystemExit) as stop:
-        run(raising(KeyboardInterrupt()))
-    assert stop.value.code == 130  # 128 + SIGINT, as a shell reports it
-    assert capsys.readouterr().err == "interrupted\n"
+WORKING = """
+import sys, time
+from cifar.console import run
+
+def main():
+    print("working", flush=True)
+    try:
+        while True:
+            time.sleep(0.01)
+    finally:
+        print("cleaned up", flush=True)
+
+run(main)
+"""
+
+
+def start(*before: str) -> subprocess.Popen:
+    """A process that works until it is told to end, and has begun to; `before` are the words that start it."""
+    command = [*before, sys.executable, "-c", WORKING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "status"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143)]
+)
+def test_ctrl_c_and_sigterm_end_in_one_line_and_the_status_of_the_signal(number, word, status):
+    process = start()
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("cleaned up\n", f"{word}; `dvc repro` takes it up again\n", status)
+
+
+def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train")
+    # The parent is a shell that, unlike DVC, waits with a child that it does not become.
+    shell = start("sh", "-c", '"$@"; exit $?', "sh")
+    shell.kill()
+    out, err = shell.communicate(timeout=20)  # the pipes close when the child has ended
+    assert (out, err) == ("cleaned up\n", "stopped, since dvc has ended; `dvc repro` takes it up again\n")
+
+
+def test_afterwards_sigterm_means_what_it_did_before():
+    before = signal.getsignal(signal.SIGTERM)
+    run(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_bug_keeps_its_traceback():
