@@ -7,8 +7,9 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -17,6 +18,8 @@ from cifar.files import replacing
 from cifar.params import read_yaml
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
+KEEP_OTHERS = 4  # other configurations, each of some 100 MB, that may still be carried on
+WAIT = 10  # seconds that a run whose DVC has died may take to notice
 
 
 def fingerprint(stage: str, decided_by: dict[str, Any]) -> str:
@@ -42,17 +45,14 @@ class Checkpoints:
     def __init__(self, name: str):
         # DVC_ROOT is the main workspace even inside `dvc exp run --temp`.
         self.folder = Path(os.environ.get("DVC_ROOT", ".")) / ".checkpoints" / name
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / "lock", "a+")  # noqa: SIM115 (held until the process ends)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip() or "unknown"
-            raise InputError(f"process {holder} is training this very configuration; wait for it or stop it") from None
+        self._lock = _wait_for(self.folder / "lock", WAIT)
+        if self._lock is None:
+            holder = (self.folder / "lock").read_text().strip() or "unknown"
+            raise InputError(f"process {holder} is training this very configuration; wait for it or stop it")
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
+        self._prune()
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Keep `state`, of tensors and plain values, as that after `epoch` epochs."""
@@ -78,5 +78,38 @@ class Checkpoints:
         """Forget this configuration: its run is complete."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _prune(self) -> None:
+        """Forget the configurations whose training was broken off longest ago; one that is in use stays."""
+        others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder != self.folder]
+        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        for folder in others[KEEP_OTHERS:]:
+            if lock := _take(folder / "lock"):
+                shutil.rmtree(folder, ignore_errors=True)
+                lock.close()
+
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("*.pt"), reverse=True)
+
+
+def _wait_for(path: Path, seconds: float) -> TextIO | None:
+    """The lock file, held; None when another process still holds it after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lock = _take(path)
+        if lock or time.monotonic() > deadline:
+            return lock
+        time.sleep(0.2)
+
+
+def _take(path: Path) -> TextIO | None:
+    """The lock file, held until it is closed or this process ends; None when another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = open(path, "a+")  # noqa: SIM115 (stays open)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not deleted meanwhile
+            return lock
+    except BlockingIOError:
+        pass
+    lock.close()
+    return None

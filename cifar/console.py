@@ -47,7 +47,7 @@ def _end(line: str, status: int) -> None:
 
 @contextmanager
 def _heeding_the_end() -> Iterator[None]:
-    """Raise Stopped in the block on SIGTERM, and when the DVC that started it dies, which leaves its children running."""
+    """Raise Stopped in the block on SIGTERM, and when the DVC that started it dies: its children go on."""
     parent, is_over = os.getppid(), threading.Event()
 
     def stop(*_) -> None:

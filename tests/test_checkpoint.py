@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 
 import pytest
 import torch
@@ -82,7 +83,31 @@ def hold(name, holding, done):
     done.wait(20)
 
 
-def test_a_second_run_is_told_who_holds_them():
+def test_configurations_broken_off_long_ago_are_forgotten(root):
+    for age, name in enumerate("gfedcb"):
+        Checkpoints(name).save(1, state_of(1))
+        os.utime(root / ".checkpoints" / name, (1e9 + age, 1e9 + age))
+    held = Checkpoints("g")  # in use, so it stays
+    held.save(2, state_of(2))
+    os.utime(root / ".checkpoints/g", (1, 1))
+    Checkpoints("a")
+    assert sorted(path.name for path in (root / ".checkpoints").iterdir()) == ["a", "b", "c", "d", "e", "g"]
+    assert held.load() is not None
+
+
+def test_a_run_waits_for_one_that_is_about_to_end():
+    context = multiprocessing.get_context("fork")
+    holding, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=("a", holding, done))
+    holder.start()
+    assert holding.wait(20)
+    threading.Timer(1, done.set).start()
+    assert Checkpoints("a").load() is None
+    holder.join()
+
+
+def test_a_second_run_is_told_who_holds_them(monkeypatch):
+    monkeypatch.setattr("cifar.checkpoint.WAIT", 0.5)
     context = multiprocessing.get_context("fork")
     holding, done = context.Event(), context.Event()
     holder = context.Process(target=hold, args=("a", holding, done))

@@ -41,8 +41,8 @@ import sys, time
 from cifar.console import run
 
 def main():
-    print("working", flush=True)
     try:
+        print("working", flush=True)
         while True:
             time.sleep(0.01)
     finally:
