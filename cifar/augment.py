@@ -26,21 +26,36 @@ def build_policy(
 
     Two kinds of argument have names of their own: `fill: mean` is the `mean` colour (3,) of [0, 1], and BORDER_... or
     INTER_... are OpenCV's constants. Raises InputError for an unknown transform or argument, or one that does not fit;
-    the policy is tried on a blank image, so what can only fail with an image fails here.
+    the policy is tried on a blank image, as it is and with no transform left out, so what can only fail with an image
+    fails here.
     """
     colour = tuple(round(255 * channel) for channel in mean)
     steps = [_build_transform(f"augment[{i}]", *transform, colour) for i, transform in enumerate(transforms)]
     policy = albumentations.Compose(steps, seed=seed)
-    try:
-        image = policy(image=np.zeros(IMAGE_SHAPE, np.uint8))["image"]
-    except Exception as error:  # whatever a transform raises, it is the policy that does not work
-        raise InputError(f"augment does not work on a 32x32 image: {error}") from None
+    _try(policy)
+    as_given = [step.p for step in steps]
+    for step in steps:
+        step.p = 1.0
+    _try(policy)
+    for step, p in zip(steps, as_given, strict=True):
+        step.p = p
+    return policy
+
+
+def _try(policy: albumentations.Compose) -> None:
+    image = _apply(policy, np.zeros(IMAGE_SHAPE, np.uint8))
     if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
         found = f"{image.dtype} {' x '.join(map(str, image.shape))}"
         raise InputError(
             f"augment turns images into {found}, it must end at uint8 32 x 32 x 3; normalising comes later"
         )
-    return policy
+
+
+def _apply(policy: albumentations.Compose, image: np.ndarray) -> np.ndarray:
+    try:
+        return policy(image=image)["image"]
+    except Exception as error:  # whatever a transform raises, it is the policy that does not work
+        raise InputError(f"augment does not work on a 32x32 image: {error or type(error).__name__}") from None
 
 
 def _build_transform(
@@ -55,7 +70,7 @@ def _build_transform(
             raise InputError(f"{key}.{argument} is no argument of {name}, which takes {', '.join(known)}")
     try:
         return allowed[name](**{argument: _constant(value, colour) for argument, value in arguments.items()})
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # whatever a transform raises, its arguments are not what it expects
         raise InputError(f"{key}: {name} refuses its arguments: {_reason(error)}") from None
 
 
@@ -98,7 +113,10 @@ def augment_batch(policy: albumentations.Compose, images: np.ndarray, key: Seque
     Keyed by batch, the result depends neither on the batches before it nor on who computes them.
     """
     policy.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-    return np.stack([policy(image=image)["image"] for image in images])
+    augmented = [_apply(policy, image) for image in images]
+    if {image.shape for image in augmented} != {IMAGE_SHAPE}:
+        raise InputError("augment ends at 32 x 32 x 3 for some images only; see its transforms' p")
+    return np.stack(augmented)
 
 
 def training_batches(

@@ -28,7 +28,7 @@ def fingerprint(stage: str, decided_by: dict[str, Any]) -> str:
     It covers the bytes of all that dvc.yaml declares as the stage's `deps` (code and data) and `decided_by`: the
     params' values and the environment.
     """
-    digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(decided_by, sort_keys=True, default=repr).encode())
     for path in read_yaml("dvc.yaml")["stages"][stage]["deps"]:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

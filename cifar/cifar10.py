@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from functools import partial
@@ -19,9 +19,11 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from cifar.console import InputError, one_line, progress
 from cifar.data import Split
+from cifar.files import forget_killed
 
 TIMEOUT = (10.0, 30.0)  # seconds: to connect, and without a byte
 CHUNK = 2**16  # bytes
+SLOWEST = 1000  # bytes a second, over as long as a server may be silent
 
 
 class Dataset(NamedTuple):
@@ -89,10 +91,14 @@ def load_mirror(url: str, raw: Path, published: type[CIFAR10], timeout: tuple[fl
 def load_archive(archive: Path, scratch: Path, published: type[CIFAR10]) -> Dataset:
     """The data set in the .tar.gz at `archive`, which is unpacked into a temporary folder under `scratch`."""
     check_md5(archive, published.tgz_md5)
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix="unpacked-") as temporary:
-        unpack(archive, Path(temporary), published)
-        return load_batches(Path(temporary), published)
+    forget_killed(scratch, "unpacked-", "")
+    folder = scratch / f"unpacked-{os.getpid()}"
+    folder.mkdir(parents=True)
+    try:
+        unpack(archive, folder, published)
+        return load_batches(folder, published)
+    finally:
+        shutil.rmtree(folder)
 
 
 def load_batches(folder: Path, published: type[CIFAR10]) -> Dataset:
@@ -136,7 +142,7 @@ def unpack(archive: Path, folder: Path, published: type[CIFAR10]) -> None:
 def fetch(url: str, path: Path, md5: str, timeout: tuple[float, float]) -> None:
     """Download `url` to `path`, beginning with what an earlier run left in `path`.part; raises Unfit if it fails.
 
-    A connection that breaks is taken up again for as long as that brings anything.
+    A connection that breaks is taken up again for as long as that brings 64 KiB.
     """
     part = path.with_name(f"{path.name}.part")
     while True:
@@ -144,7 +150,7 @@ def fetch(url: str, path: Path, md5: str, timeout: tuple[float, float]) -> None:
         try:
             receive(url, part, timeout)
         except (requests.RequestException, HTTPError) as error:
-            if size(part) > before:
+            if size(part) >= before + CHUNK:
                 continue
             kept = f", {before} bytes are kept for the next try" if before else ""
             raise Unfit(explain(error, timeout) + kept) from None
@@ -176,9 +182,15 @@ def receive(url: str, part: Path, timeout: tuple[float, float]) -> None:
         total = None if left is None else start + left
         bar = progress(None, total, label=part.stem, unit="B", initial=start, unit_scale=True)
         with bar, open(part, "ab" if start else "wb") as file:
-            for chunk in response.raw.stream(CHUNK, decode_content=False):
+            since, received = time.monotonic(), 0
+            while chunk := response.raw.read1(CHUNK, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))
+                received += len(chunk)
+                if (seconds := time.monotonic() - since) > timeout[1]:
+                    if received < SLOWEST * seconds:
+                        raise Unfit(f"sent {received} bytes in {seconds:.0f} s, {size(part)} bytes are kept")
+                    since, received = time.monotonic(), 0
 
 
 def size(path: Path) -> int:

@@ -10,6 +10,10 @@ from contextlib import contextmanager
 from tqdm import tqdm
 
 POLL = 0.5  # seconds between two looks at whether the parent process still lives
+GRACE = 10  # seconds that cleaning up may take
+SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
+NEXT = "`dvc repro` takes it up again"
+PARENT = os.getppid()  # the process that started this one
 
 
 class InputError(ValueError):
@@ -17,7 +21,11 @@ class InputError(ValueError):
 
 
 class Stopped(BaseException):
-    """This process shall end: the message says who wants it."""
+    """This process shall end, with `status`; the message says why."""
+
+    def __init__(self, reason: str, status: int):
+        super().__init__(reason)
+        self.status = status
 
 
 def run(main: Callable[[], None]) -> None:
@@ -30,14 +38,32 @@ def run(main: Callable[[], None]) -> None:
     try:
         with _heeding_the_end():
             main()
-    except KeyboardInterrupt:
-        _end("interrupted; `dvc repro` takes it up again", 128 + signal.SIGINT)
-    except Stopped as reason:
-        _end(f"{reason}; `dvc repro` takes it up again", 128 + signal.SIGTERM)
-    except (InputError, OSError) as error:
+    except Stopped as stopped:
+        _end(f"{stopped}; {NEXT}", stopped.status)
+    except (InputError, OSError, MemoryError) as error:
         if os.environ.get("CIFAR_TRACEBACK"):
             raise
         _end(f"error: {one_line(error)}", 1)
+
+
+def end_at_once_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM end this process in one line without cleaning up, until `run` takes over.
+
+    For the seconds in which a stage imports what it needs: there is nothing to clean up yet.
+    """
+    for number in SIGNALS:
+        signal.signal(number, _end_at_once)
+
+
+def still_wanted() -> None:
+    """Raise Stopped if this is a stage whose DVC has died: another run may be writing by now."""
+    if _is_abandoned():
+        raise Stopped("stopped, since dvc has ended", 128 + signal.SIGTERM)
+
+
+def _is_abandoned() -> bool:
+    """DVC sets DVC_STAGE for its stages; whoever starts one by hand may well leave."""
+    return "DVC_STAGE" in os.environ and os.getppid() != PARENT
 
 
 def _end(line: str, status: int) -> None:
@@ -45,29 +71,46 @@ def _end(line: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
+def _end_at_once(number: int, _=None) -> None:
+    os.write(2, f"{SIGNALS[number]}; {NEXT}\n".encode())
+    os._exit(128 + number)
+
+
 @contextmanager
 def _heeding_the_end() -> Iterator[None]:
-    """Raise Stopped in the block on SIGTERM, and when the DVC that started it dies: its children go on."""
-    parent, is_over = os.getppid(), threading.Event()
+    """Raise Stopped in the block on Ctrl-C, on SIGTERM, and when the DVC that started it dies: its children go on.
 
-    def stop(*_) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # cleaning up takes a moment
-        raise Stopped("stopped" if os.getppid() == parent else "stopped, since dvc has ended")
+    Only the first signal counts; what swallows the exception, or takes GRACE seconds to clean up, is cut short.
+    """
+    is_over, grace = threading.Event(), None
+
+    def stop(number: int, _) -> None:
+        nonlocal grace
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        grace = threading.Timer(GRACE, _end_at_once, [number])
+        grace.daemon = True
+        grace.start()
+        still_wanted()
+        raise Stopped(SIGNALS[number], 128 + number)
 
     def watch() -> None:
         while not is_over.wait(POLL):
-            if os.getppid() != parent:
+            if _is_abandoned():
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    before = signal.signal(signal.SIGTERM, stop)
-    if "DVC_STAGE" in os.environ:  # set by DVC for its stages; who starts one by hand may well leave
-        threading.Thread(target=watch, daemon=True).start()
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    threading.Thread(target=watch, daemon=True).start()
     try:
+        still_wanted()
         yield
     finally:
         is_over.set()
-        signal.signal(signal.SIGTERM, before)
+        if grace:
+            grace.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def one_line(error: BaseException) -> str:

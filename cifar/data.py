@@ -1,12 +1,13 @@
 """The data set as plain arrays, its split into training and validation, and the order of the batches."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cifar.console import InputError
-from cifar.files import missing, read_array, read_json, write_array, write_text
+from cifar.files import check_checksums, missing, read_array, read_json, write_array, write_checksums, write_text
 
 FOLDER = Path("data/dataset")
 IMAGE_SIZE = 32  # pixels a side
@@ -23,14 +24,17 @@ class Split(NamedTuple):
 
 
 def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
+    """Write the split as <name>_images.npy and <name>_labels.npy, and their checksums as <name>.sha256."""
     write_array(folder / f"{name}_images.npy", split.images)
     write_array(folder / f"{name}_labels.npy", split.labels)
+    write_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
 
 
 def load_split(name: str, folder: Path = FOLDER) -> Split:
     """The split `train` or `test`; raises InputError when a file is missing or its content is not as documented."""
     images = read_array(folder / f"{name}_images.npy", "uint8", (None, 32, 32, 3))
     labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
+    check_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
     if len(images) == 0:
         raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `dvc repro` again")
     if labels.max() > 9:
@@ -48,9 +52,11 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
     """The ten class names; the label is the line's number, from 0."""
     path = folder / "classes.txt"
     try:
-        names = path.read_text(encoding="utf-8").split()
+        names = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line ends too
     except FileNotFoundError:
         raise missing(path) from None
+    except UnicodeDecodeError:
+        names = []
     if len(names) != 10 or len(set(names)) != 10:
         raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `dvc repro` again")
     return names
@@ -84,6 +90,11 @@ def load_statistics(path: Path = Path("metrics/stats.json")) -> tuple[list[float
         mean, std = ([float(values[name][channel]) for channel in ("red", "green", "blue")] for name in ("mean", "std"))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} lacks the channels' mean and std; run `dvc repro stats`") from None
-    if not all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)):
+    if not are_statistics(mean, std):
         raise InputError(f"{path} holds mean {mean} and std {std}, expected means in [0, 1] and deviations above 0")
     return mean, std
+
+
+def are_statistics(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Can these be the means and standard deviations of values in [0, 1]?"""
+    return all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True))

@@ -1,10 +1,14 @@
 """The machine: where to compute, how precisely, and how the C library hands out memory."""
 
 import ctypes
+import os
 import platform
+from importlib import metadata
 from typing import Any
 
 import torch
+
+OVERRIDES = "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"  # set by hand
 
 
 def pick_device() -> torch.device:
@@ -26,19 +30,41 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if is_fast else torch.float32
 
 
-def environment(device: torch.device, precision: torch.dtype) -> dict[str, Any]:
-    """What decides the bits of a result beside code, data and params, for two people whose hashes differ."""
-    return {
-        "torch": torch.__version__,
+def environment(device: torch.device, precision: torch.dtype, deterministic: bool) -> dict[str, Any]:
+    """What decides the bits of a result beside code, data and params, for two people whose hashes differ.
+
+    Libraries choose their kernels by the instruction sets, and sum in as many parts as there are threads.
+    """
+    packages = "albumentations", "numpy", "opencv-python-headless", "torch"
+    found = {package: metadata.version(package) for package in packages} | {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "precision": str(precision).removeprefix("torch."),
+        "deterministic": deterministic,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": [name for name, has in sorted(torch.cpu.get_capabilities().items()) if has is True],
+        "overrides": {name: os.environ[name] for name in OVERRIDES if name in os.environ},
     }
+    if device.type == "cuda":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+    return found
+
+
+def prepare(deterministic: bool) -> None:
+    """Set up this process for training or evaluation; to be called before the first large tensor.
+
+    `deterministic` concerns GPUs: PyTorch's and cuDNN's deterministic kernels, with a warning where there is none. On
+    a CPU the same threads and instructions give the same bits in any case.
+    """
+    keep_memory()
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it takes time
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA: cuBLAS documentation, "Reproducibility"
 
 
 def keep_memory() -> None:
-    """Stop glibc from giving freed memory back to the system; to be called before the first large tensor.
+    """Stop glibc from giving freed memory back to the system.
 
     Without this a third of each training step on a CPU goes to page faults (measured with batch 512). Where the C
     library has no `mallopt` (macOS, musl) nothing changes.

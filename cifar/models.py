@@ -1,5 +1,6 @@
 """Networks, and their weights on disk."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -7,11 +8,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from cifar.console import InputError
-from cifar.data import IMAGE_SIZE
+from cifar.data import IMAGE_SIZE, are_statistics
 from cifar.files import missing, read_json, replacing, write_json
 from cifar.winograd import Conv3x3
 
@@ -138,11 +139,12 @@ def save_model(model: Model, spec: dict[str, Any], environment: dict[str, Any], 
 
     `environment` is what decided the weights' bits beside code, data and params: see `cifar.device`.
     """
-    card = {"network": spec, "mean": model.mean, "std": model.std, "classes": model.classes, "environment": environment}
-    weights = {name: value.contiguous() for name, value in model.network.state_dict().items()}
+    weights = save({name: value.contiguous() for name, value in model.network.state_dict().items()})
     with replacing(folder / "model.safetensors") as part:
-        save_file(weights, part)
-    write_json(folder / "model.json", card)
+        part.write_bytes(weights)
+    card = {"network": spec, "mean": model.mean, "std": model.std, "classes": model.classes}
+    digest = hashlib.sha256(weights).hexdigest()
+    write_json(folder / "model.json", card | {"sha256": digest, "environment": environment})
 
 
 def load_model(folder: Path = FOLDER) -> Model:
@@ -152,17 +154,25 @@ def load_model(folder: Path = FOLDER) -> Model:
     """
     card, path = read_json(folder / "model.json"), folder / "model.safetensors"
     try:
-        weights = load_file(path)
+        content = path.read_bytes()
+        weights = load(content)
     except FileNotFoundError:
         raise missing(path) from None
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run `dvc repro train`") from None
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        raise InputError(
+            f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `dvc repro train`"
+        )
     try:
         network = build_network(card["network"], seed=0)
         network.load_state_dict(weights)
         mean, std = ([float(value) for value in card[name]] for name in ("mean", "std"))
         model = Model(network.eval(), mean, std, [str(name) for name in card["classes"]])
-    except (KeyError, TypeError, ValueError, RuntimeError):
+        is_usable = are_statistics(mean, std) and len(model.classes) == 10
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError):
+        is_usable = False
+    if not is_usable:
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise InputError(f"{path} holds weights that are not finite; delete it and run `dvc repro train`")

@@ -59,7 +59,21 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         found = "nothing" if values is None else f"a {type(values).__name__}"
         raise InputError(f"{path} holds {found}, expected keys with values")
+    if _holds_itself(values, set(), set()):
+        raise InputError(f"{path} is not valid: an alias (*name) stands within what it names")
     return values
+
+
+def _holds_itself(value: Any, above: set[int], done: set[int]) -> bool:
+    """Does a list or mapping lie, at any depth, within itself? `above` are the ids of its parents, `done` hold none."""
+    if not isinstance(value, dict | list) or id(value) in done:
+        return False
+    if id(value) in above:
+        return True
+    inner = [*value, *value.values()] if isinstance(value, dict) else value
+    is_found = any(_holds_itself(item, above | {id(value)}, done) for item in inner)
+    done.add(id(value))
+    return is_found
 
 
 def check_params(values: dict[str, Any], source: str) -> Params:

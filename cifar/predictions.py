@@ -50,6 +50,8 @@ def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Prediction
         raise InputError(f"{path} holds {listed}, which does not fit the {len(labels)} test images; run `dvc repro`")
     if not np.array_equal(found.labels, labels):
         raise InputError(f"{path} holds the labels of other test images; run `dvc repro`")
+    if not np.isfinite(found.logits).all():
+        raise InputError(f"{path} holds logits that are not finite; run `dvc repro train`")
     if not np.array_equal(found.predictions, predicted_classes(found.logits)):
         raise InputError(
             f"{path} holds predictions that its logits do not give; delete it and run `dvc repro evaluate`"
@@ -108,6 +110,8 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
     try:
         table = pd.read_csv(path, dtype={"index": int, "label": int, "predicted": int})
         index = table["index"].to_numpy()
+        if (index < 0).any():
+            raise IndexError
         is_label = table["label"].to_numpy() == predictions.labels[index]
         is_predicted = table["predicted"].to_numpy() == predictions.predictions[index]
     except FileNotFoundError:

@@ -31,9 +31,9 @@ def _peak_momentum(value: Any) -> float | str:
     raise ValueError("a number from 0 to below 1, or same for the optimizer's own")
 
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float | str, PlainValidator(_learning_rate)]
 PeakMomentum = Annotated[float | str, PlainValidator(_peak_momentum)]
@@ -136,7 +136,7 @@ class StepDecay(Section):
 
 class Plateau(Section):
     name: Literal["plateau"]
-    patience: Annotated[int, Field(ge=0)]
+    patience: Annotated[int, Field(ge=0, le=1_000_000)]
     factor: Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -147,9 +147,9 @@ class Constant(Section):
 class RangeTest(Section):
     lr_start: Positive
     lr_end: Positive
-    steps: Annotated[int, Field(ge=10)]
+    steps: Annotated[int, Field(ge=10, le=1_000_000)]
     smoothing: Annotated[float, Field(gt=0, le=1)]
-    stop_factor: Annotated[float, Field(gt=1)]
+    stop_factor: Annotated[float, Field(gt=1, le=1e6)]
 
     @model_validator(mode="after")
     def _range_rises(self) -> "RangeTest":
@@ -174,7 +174,7 @@ class Params(Section):
     val_size: Annotated[int, Field(ge=0)]
     model: Annotated[CustomResNet | ResNet18, Field(discriminator="name")]
     augment: list[Transform]
-    epochs: Count
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Count
     loss: Annotated[CrossEntropy | NLL, Field(discriminator="name")]
     optimizer: Annotated[SGD | Adam, Field(discriminator="name")]
@@ -186,6 +186,7 @@ class Params(Section):
     select: Literal["last", "best"]
     train_scores: Literal["running", "eval"]
     precision: Literal["auto", "bf16", "fp32"]
+    deterministic: bool
     lr_find: RangeTest
     gallery_size: Annotated[int, Field(ge=1, le=100)]
     gradcam: GradCAM

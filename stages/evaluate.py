@@ -9,7 +9,7 @@ import pandas as pd
 
 from cifar.console import InputError, run
 from cifar.data import load_classes, load_split
-from cifar.device import keep_memory, pick_device
+from cifar.device import pick_device, prepare
 from cifar.files import write_csv, write_json
 from cifar.inference import predict
 from cifar.models import load_model
@@ -25,7 +25,7 @@ from cifar.scores import (
 
 
 def main() -> None:
-    keep_memory()
+    prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
     if model.classes != load_classes():

@@ -9,7 +9,7 @@ from cifar.augment import build_policy, training_batches
 from cifar.charts import draw_range_test
 from cifar.console import progress, run
 from cifar.data import hold_out, load_split, load_statistics
-from cifar.device import keep_memory
+from cifar.device import prepare
 from cifar.engine import build_trainer
 from cifar.files import write_csv, write_json
 from cifar.params import load_params
@@ -18,8 +18,8 @@ from cifar.schedules import exponential
 
 
 def main() -> None:
-    keep_memory()
     params = load_params("lr_find")
+    prepare(params.deterministic)
     everything = load_split("train")
     train = everything.take(hold_out(everything.labels, params.val_size, params.seed)[0])
     mean, std = load_statistics()

@@ -19,7 +19,7 @@ from cifar.augment import build_policy, training_batches
 from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
-from cifar.device import environment, keep_memory
+from cifar.device import environment, prepare
 from cifar.engine import Step, Trainer, build_trainer, train_epoch
 from cifar.files import read_json, write_csv, write_json, write_text
 from cifar.inference import predict
@@ -30,15 +30,15 @@ from cifar.scores import accuracy, cross_entropy
 
 
 def main() -> None:
-    keep_memory()
     params = load_params("train")
+    prepare(params.deterministic)
     train, val = load_images(params)
     classes = load_classes()
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
     specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
     trainer = build_trainer(*specs, params.regularise, params.l1, mean, std, params.precision, params.seed)
-    machine = environment(trainer.device, trainer.precision)
+    machine = environment(trainer.device, trainer.precision, params.deterministic)
     batches = partial(training_batches, train, policy, params.batch_size, params.seed)
     shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
     lr_min, lr_max = learning_rates(params)
@@ -109,8 +109,10 @@ def learning_rates(params: Declared) -> tuple[float, float]:
         raise InputError(
             "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
         )
-    lr_min = found["lr_min"] if params.lr_min == "find" else params.lr_min
-    lr_max = found["lr_max"] if params.lr_max == "find" else params.lr_max
+    lr_min = found.get("lr_min") if params.lr_min == "find" else params.lr_min
+    lr_max = found.get("lr_max") if params.lr_max == "find" else params.lr_max
+    if not all(isinstance(lr, int | float) and lr > 0 for lr in (lr_min, lr_max)):
+        raise InputError(f"metrics/lr_find.json suggests lr_max {lr_max!r}, lr_min {lr_min!r}; run `dvc repro lr_find`")
     if lr_min > lr_max:
         raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
     return lr_min, lr_max
@@ -144,7 +146,8 @@ def summarise(steps: list[Step]) -> dict[str, float]:
 def measure(trainer: Trainer, split: Split, name: str) -> dict[str, float]:
     """Loss and accuracy on a split's own images, in eval mode, with the weights as they are now."""
     logits = predict(trainer.network, split.images, trainer.mean, trainer.std, trainer.precision)
-    return {f"{name}_loss": cross_entropy(logits, split.labels), f"{name}_accuracy": accuracy(logits, split.labels)}
+    loss = round(cross_entropy(logits, split.labels), 6)
+    return {f"{name}_loss": loss, f"{name}_accuracy": accuracy(logits, split.labels)}
 
 
 def best_epoch(history: list[dict]) -> int:

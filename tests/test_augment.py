@@ -1,10 +1,14 @@
 """The augmentation policy: its names, its arguments, its draws."""
 
+import inspect
+
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from cifar.augment import augment_batch, build_policy
+from cifar.augment import _transforms, augment_batch, build_policy
 from cifar.console import InputError
 from cifar.params import check_params, read_yaml
 
@@ -98,8 +102,48 @@ def test_shipped_policies_are_valid(path):
     (("RandomCrop", {"height": 40, "width": 40}), "augment does not work on a 32x32 image"),
     (("Resize", {"height": 40, "width": 40}), "augment turns images into uint8 40 x 40 x 3"),
     (("Normalize", {}), "augment turns images into float32 32 x 32 x 3"),
+    (("Resize", {"height": 40, "width": 40, "p": 0.0001}), "augment turns images into uint8 40 x 40 x 3"),
+    (("RandomCrop", {"height": 40, "width": 40, "p": 0.0001}), "augment does not work on a 32x32 image"),
+    (("HistogramMatching", {"reference_images": ["a.png"], "read_fn": "os.system"}), "augment"),
 ])  # fmt: skip
 def test_bad_policies_are_refused_in_one_line(transform, message):
     with pytest.raises(InputError) as caught:
         build_policy([transform], MEAN, seed=0)
     assert message in str(caught.value)
+
+
+def test_a_transform_that_changes_the_shape_of_some_images_only_is_told(images):
+    policy = build_policy([PAD, CROP], MEAN, seed=0)
+    policy.transforms[1].p = 0.5  # as a pair of transforms might, each valid with the other
+    with pytest.raises(InputError, match="augment ends at 32 x 32 x 3 for some images only"):
+        augment_batch(policy, images, (0, 0, 0))
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=4)
+    | st.sampled_from(["mean", "BORDER_REFLECT_101", "INTER_AREA", "BORDER_"]) | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@st.composite
+def policies(draw) -> list[tuple[str, dict]]:
+    """Up to two of Albumentations' transforms, with some of their own arguments, of any value."""
+    names = draw(st.lists(st.sampled_from(sorted(_transforms())), min_size=1, max_size=2))
+    arguments = [st.sampled_from([*inspect.signature(_transforms()[name]).parameters, "p"]) for name in names]
+    return [
+        (name, draw(st.dictionaries(keys, values, max_size=3))) for name, keys in zip(names, arguments, strict=True)
+    ]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(policies())
+@pytest.mark.filterwarnings("ignore")
+def test_any_policy_works_or_is_refused_in_words(transforms):
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    try:
+        augmented = augment_batch(build_policy(transforms, MEAN, seed=0), images, (0, 0, 0))
+        assert augmented.shape == images.shape and augmented.dtype == np.uint8
+    except InputError as error:
+        assert "augment" in str(error) and len(str(error)) > 20

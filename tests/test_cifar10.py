@@ -3,6 +3,8 @@ import http.server
 import io
 import os
 import pickle
+import socket
+import struct
 import tarfile
 import threading
 from pathlib import Path
@@ -87,6 +89,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             case "/stall":
                 self.answer(200, ARCHIVE[:10], {"Content-Length": str(len(ARCHIVE))})
                 self.server.stopping.wait(10)
+            case "/drip":
+                self.answer(200, b"", {"Content-Length": str(len(ARCHIVE))})
+                while not self.server.stopping.wait(0.02):
+                    self.wfile.write(b".")
+            case "/reset":
+                self.answer(200, ARCHIVE[:100], {"Content-Length": str(len(ARCHIVE))})
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
+            case "/resets":  # brings 100 kB each time
+                start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+                rest = ARCHIVE[start:]
+                self.answer(206 if start else 200, rest[:100_000], {"Content-Length": str(len(rest))})
+            case "/short":  # less than it has
+                self.answer(200, ARCHIVE, {"Content-Length": str(len(ARCHIVE) - 1000)})
+            case "/busy":
+                self.answer(503, b"later")
+            case "/nonsense":
+                self.wfile.write(b"no HTTP at all\r\n\r\n")
             case "/other":
                 self.answer(200, pack({"data_batch_1": b"of another data set"}))
             case "/page":
@@ -330,7 +350,24 @@ def test_another_file_under_the_name_is_thrown_away_and_the_next_mirror_tried(ra
     assert contents(raw) == {TINY.filename: ARCHIVE}
 
 
-@pytest.mark.parametrize(("path", "reason"), [("/stall", "silent for 0.5 s"), ("/loop", "redirects without end")])
+def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
+    dataset, *_ = find_dataset(raw, None, [f"{server.url}/resets"], TINY)
+    assert_is_tiny(dataset)
+    assert [wanted for _, wanted in server.seen] == [None, "bytes=100000-", "bytes=200000-"]
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/stall", "silent for 0.5 s"),
+        ("/drip", "sent [0-9]+ bytes in 1 s, [0-9]+ bytes are kept"),
+        ("/loop", "redirects without end"),
+        ("/reset", "the connection broke off|no connection: Connection reset by peer"),
+        ("/short", "has [0-9]+ bytes with md5"),
+        ("/busy", "answered 503 Service Unavailable"),
+        ("/nonsense", "/nonsense \\("),
+    ],
+)
 def test_a_server_that_never_delivers_is_given_up(raw, server, path, reason):
     with pytest.raises(InputError, match=reason):
         find_dataset(raw, None, [f"{server.url}{path}"], TINY, IMPATIENT)

@@ -1,13 +1,17 @@
 """What a person sees: one line for what they could have caused, everything for a bug."""
 
 import io
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from cifar.console import InputError, is_terminal, one_line, progress, run
+
+ROOT = Path(__file__).parents[1]
 
 
 def raising(error: BaseException):
@@ -52,9 +56,9 @@ run(main)
 """
 
 
-def start(*before: str) -> subprocess.Popen:
+def start(*before: str, program: str = WORKING) -> subprocess.Popen:
     """A process that works until it is told to end, and has begun to; `before` are the words that start it."""
-    command = [*before, sys.executable, "-c", WORKING]
+    command = [*before, sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "working\n"
     return process
@@ -70,6 +74,50 @@ def test_ctrl_c_and_sigterm_end_in_one_line_and_the_status_of_the_signal(number,
     assert (out, err, process.returncode) == ("cleaned up\n", f"{word}; `dvc repro` takes it up again\n", status)
 
 
+IMPORTING = """
+import os, signal, sys
+def strike(event, args):
+    if event == "import" and args[0] == "torch":
+        os.kill(os.getpid(), int(os.environ["STRIKE"]))
+sys.addaudithook(strike)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "status"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143)]
+)
+def test_so_it_is_while_a_stage_is_still_importing(tmp_path, number, word, status):
+    (tmp_path / "sitecustomize.py").write_text(IMPORTING)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "STRIKE": str(int(number))}
+    command = [sys.executable, "-m", "stages.train"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.stderr, ended.returncode) == (f"{word}; `dvc repro` takes it up again\n", status)
+
+
+STUBBORN = """
+import time
+from cifar import console
+
+def main():
+    print("working", flush=True)
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+console.GRACE = 0.5
+console.run(main)
+"""
+
+
+def test_what_swallows_the_interruption_is_cut_short():
+    process = start(program=STUBBORN)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (err, process.returncode) == ("interrupted; `dvc repro` takes it up again\n", 130)
+
+
 def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
     monkeypatch.setenv("DVC_STAGE", "train")
     # The parent is a shell that, unlike DVC, waits with a child that it does not become.
@@ -79,10 +127,40 @@ def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
     assert (out, err) == ("cleaned up\n", "stopped, since dvc has ended; `dvc repro` takes it up again\n")
 
 
-def test_afterwards_sigterm_means_what_it_did_before():
-    before = signal.getsignal(signal.SIGTERM)
+WRITING_LATE = """
+import os, time
+from pathlib import Path
+from cifar import console
+from cifar.files import write_text
+
+def main():
+    print("working", flush=True)
+    while os.getppid() == console.PARENT:
+        time.sleep(0.01)
+    write_text("artifact.txt", "of the old run")
+
+console.POLL = 60  # it will not notice by itself in time
+console.run(main)
+"""
+
+
+def test_a_stage_whose_dvc_is_killed_writes_nothing_over_a_newer_runs_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_STAGE", "evaluate")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    shell = start("sh", "-c", '"$@"; exit $?', "sh", program=WRITING_LATE)
+    (tmp_path / "artifact.txt").write_text("of the newer run")
+    shell.kill()
+    _, err = shell.communicate(timeout=20)
+    assert err == "stopped, since dvc has ended; `dvc repro` takes it up again\n"
+    assert (tmp_path / "artifact.txt").read_text() == "of the newer run"
+    assert os.listdir(tmp_path) == ["artifact.txt"]
+
+
+def test_afterwards_signals_mean_what_they_did_before():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     run(lambda: None)
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_bug_keeps_its_traceback():

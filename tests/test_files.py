@@ -1,12 +1,23 @@
 import json
 import os
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cifar.console import InputError
-from cifar.files import read_array, read_json, replacing, write_array, write_csv, write_json, write_text
+from cifar.files import (
+    check_checksums,
+    read_array,
+    read_json,
+    replacing,
+    write_array,
+    write_checksums,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_written(tmp_path):
@@ -44,6 +55,32 @@ def test_a_read_only_file_of_the_cache_is_replaced(tmp_path):
     assert path.read_text() == "new"
 
 
+def test_what_killed_processes_left_half_written_is_swept_away_and_what_living_ones_write_is_not(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for owner in (ended.pid, os.getppid()):
+        (tmp_path / f".artifact.txt.{owner}.part").write_text("half of the n")
+    (tmp_path / f".other.txt.{ended.pid}.part").write_text("half of another")
+    write_text(tmp_path / "artifact.txt", "new")
+    left = {"artifact.txt", f".artifact.txt.{os.getppid()}.part", f".other.txt.{ended.pid}.part"}
+    assert set(os.listdir(tmp_path)) == left
+
+
+def test_checksums_are_those_of_sha256sum(tmp_path):
+    write_text(tmp_path / "a.txt", "abc")
+    write_text(tmp_path / "b.txt", "")
+    write_checksums(tmp_path / "both.sha256", ["a.txt", "b.txt"])
+    # FIPS 180-2, appendix B.1, and the hash of nothing
+    assert (tmp_path / "both.sha256").read_text() == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  a.txt\n"
+        "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  b.txt\n"
+    )
+    check_checksums(tmp_path / "both.sha256", ["a.txt", "b.txt"])
+    write_text(tmp_path / "b.txt", " ")
+    with pytest.raises(InputError, match="b.txt is damaged, or .*both.sha256 is: its SHA-256 is another"):
+        check_checksums(tmp_path / "both.sha256", ["a.txt", "b.txt"])
+
+
 def test_folders_are_made_and_lines_end_the_same_everywhere(tmp_path):
     write_text(tmp_path / "plots/stats/notes.txt", "one\ntwo é\n")
     write_csv(tmp_path / "plots/stats/table.csv", pd.DataFrame({"a": [1, 2], "b": [0.1, 1 / 3]}))
@@ -66,7 +103,14 @@ def test_what_json_lacks_is_not_written(tmp_path, value):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "is missing; run"), (b"", "is not valid JSON"), (b"\xff\xfe", "is not valid JSON"), (b"[1]", "holds list")],
+    [
+        (None, "is missing; run"),
+        (b"", "is not valid JSON"),
+        (b"\xff\xfe", "is not valid JSON"),
+        (b'{"loss": NaN}', "is not valid JSON"),
+        (b"[" * 99999, "is not valid JSON"),
+        (b"[1]", "holds list"),
+    ],
 )
 def test_unreadable_json_is_one_line_that_names_the_file(tmp_path, content, told):
     path = tmp_path / "metrics.json"
@@ -81,6 +125,13 @@ def test_an_array_reads_back(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     write_array(tmp_path / "images.npy", array)
     np.testing.assert_array_equal(read_array(tmp_path / "images.npy", "uint8", (None, 32, 32, 3)), array)
+
+
+@pytest.mark.parametrize("array", [np.arange(6).reshape(2, 3), np.zeros((3, 0)), np.asfortranarray(np.ones((2, 3)))])
+def test_an_array_is_written_as_numpy_writes_it_in_c_order(tmp_path, array):
+    write_array(tmp_path / "ours.npy", array)
+    np.save(tmp_path / "numpys.npy", np.ascontiguousarray(array))
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "numpys.npy").read_bytes()
 
 
 def test_an_array_has_the_same_bytes_each_time(tmp_path):

@@ -1,5 +1,6 @@
 """The network against its description written out with plain functions, and its weights on disk."""
 
+import hashlib
 import json
 import math
 import shutil
@@ -199,6 +200,7 @@ def test_the_card_holds_what_the_weights_do_not(saved):
         "mean": MEAN,
         "std": STD,
         "classes": CLASSES,
+        "sha256": hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest(),
         "environment": {"threads": 2},
     }
 
@@ -208,6 +210,14 @@ def test_a_missing_file_is_named(copied, name):
     (copied / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing; run `dvc repro`"):
         load_model(copied)
+
+
+def replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Put others into the folder, with a card that says they are the right ones."""
+    save_file(weights, folder / "model.safetensors")
+    card = json.loads((folder / "model.json").read_text())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(card | {"sha256": digest}))
 
 
 def test_damaged_weights_are_refused(copied):
@@ -220,21 +230,28 @@ def test_damaged_weights_are_refused(copied):
 
 
 def test_another_networks_weights_are_refused(copied):
-    path = copied / "model.safetensors"
-    weights = load_file(path)
+    weights = load_file(copied / "model.safetensors")
     narrow = weights | {"prep.0.bias": torch.zeros(32)}
     fewer = {name: value for name, value in weights.items() if name != "linear.bias"}
     for other in ({"weight": torch.zeros(3)}, narrow, fewer, weights | {"extra": torch.zeros(1)}):
-        save_file(other, path)
+        replace_weights(copied, other)
         with pytest.raises(InputError, match="model.safetensors does not fit .*model.json; delete both and run"):
             load_model(copied)
+
+
+def test_one_flipped_bit_in_the_weights_is_noticed(copied):
+    content = bytearray((copied / "model.safetensors").read_bytes())
+    content[-5] ^= 4
+    (copied / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="model.safetensors is damaged or of another training"):
+        load_model(copied)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(copied, value):
     weights = load_file(copied / "model.safetensors")
     weights["layer2.2.running_var"][3] = value
-    save_file(weights, copied / "model.safetensors")
+    replace_weights(copied, weights)
     with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
         load_model(copied)
 

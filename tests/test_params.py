@@ -90,6 +90,8 @@ WRONG_PARAMS = [
     # a value out of range
     ({"epochs": -3}, "epochs is -3, it must be greater than or equal to 1"),
     ({"batch_size": 0}, "batch_size is 0, it must be greater than or equal to 1"),
+    ({"epochs": 10**9}, "epochs is 1000000000, it must be less than or equal to 10000"),
+    ({"model__logit_scale": 1e300}, "model.logit_scale is 1e+300, it must be less than or equal to 1000000"),
     ({"seed": 2**32}, "seed is 4294967296, it must be less than 4294967296"),
     ({"loss__label_smoothing": 1.0}, "loss.label_smoothing is 1.0, it must be less than 1"),
     ({"l1": -1e-5}, "l1 is -1e-05, it must be greater than or equal to 0"),
@@ -166,6 +168,7 @@ WRONG_FILES = [
     ("seed: !!python/object/apply:os.getpid []\n", "is not valid YAML, line 1: could not determine a constructor"),
     ("[" * 3000, "is not valid YAML: RecursionError"),
     (b"epochs: \xff\n", "is not valid YAML: it is not UTF-8 text"),
+    ("augment: &a\n- name: HorizontalFlip\n  p: *a\n", "is not valid: an alias (*name) stands within what it names"),
 ]
 
 
@@ -176,6 +179,11 @@ def test_a_file_that_is_no_mapping_is_one_line_that_names_the_file(content, mess
     with pytest.raises(InputError) as error:
         read_yaml(path)
     assert str(error.value).startswith(f"{path} {message}")
+
+
+def test_an_alias_beside_what_it_names_is_its_copy(tmp_path):
+    (tmp_path / "params.yaml").write_text("model: &size {height: 32}\naugment: [*size, *size]\n")
+    assert read_yaml(tmp_path / "params.yaml")["augment"] == [{"height": 32}, {"height": 32}]
 
 
 def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):

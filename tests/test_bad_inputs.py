@@ -1,0 +1,275 @@
+"""Damaged, foreign and missing inputs of every stage: one clear line, status 1, and no file touched.
+
+Wrong params have a table of their own in test_params.py, wrong downloads in test_cifar10.py.
+"""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dvc.utils.hydra import apply_overrides
+from safetensors.numpy import load_file, save_file
+
+from cifar.console import run
+from cifar.data import load_classes, load_statistics
+from cifar.files import write_checksums, write_json
+from cifar.models import Model, build_network, save_model
+
+ROOT = Path(__file__).parents[1]
+SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+TINY = ["dataset=shapes", "shapes.train=60", "shapes.test=50", "val_size=20", "batch_size=20", "lr_max=find"]
+ARCHIVE = "cifar-10-python.tar.gz"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A project in which every stage has run; of lr_find there is a guess, of train an untrained network."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("cifar", "stages"):  # which decide the name of the checkpoints
+        (folder / name).symlink_to(ROOT / name)
+    apply_overrides(folder / "params.yaml", TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for stage in ("download", "stats"):
+            import_module(f"stages.{stage}").main()
+        write_json("metrics/lr_find.json", {"lr_max": 0.1, "lr_min": 0.01, "steps": 30})
+        save_model(Model(build_network(SPEC, seed=0), *load_statistics(), load_classes()), SPEC, {})
+        for stage in ("evaluate", "misclassified"):
+            import_module(f"stages.{stage}").main()
+    return folder
+
+
+@pytest.fixture
+def project(whole, tmp_path, monkeypatch) -> Path:
+    """A copy of it, hard links as DVC's cache may give, and the current folder."""
+    folder = Path(shutil.copytree(whole, tmp_path / "project", copy_function=os.link, symlinks=True))
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("CIFAR10_DIR", raising=False)
+    return folder
+
+
+Damage = Callable[[Path], None]  # what happens to the input at a path, which may be a link to another copy
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def content(new: bytes) -> Damage:
+    def write(path: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(new)
+
+    return write
+
+
+def cut(path: Path) -> None:
+    content(path.read_bytes()[:-7])(path)
+
+
+def flipped(path: Path) -> None:
+    """One bit, behind any header."""
+    old = bytearray(path.read_bytes())
+    old[len(old) * 3 // 4] ^= 1
+    content(bytes(old))(path)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def array(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
+    """Another array, with checksums that fit it."""
+
+    def write(path: Path) -> None:
+        new = change(np.load(path))
+        path.unlink()
+        np.save(path, new)
+        split = path.name.partition("_")[0]
+        write_checksums(path.with_name(f"{split}.sha256"), [f"{split}_images.npy", f"{split}_labels.npy"])
+
+    return write
+
+
+def entries(change: Callable[[dict], dict]) -> Damage:
+    """Other values in a JSON file, which need not be valid."""
+
+    def write(path: Path) -> None:
+        content(json.dumps(change(json.loads(path.read_text()))).encode())(path)
+
+    return write
+
+
+def weights(change: Callable[[dict], dict]) -> Damage:
+    """Other weights, with a checksum that fits them."""
+
+    def write(path: Path) -> None:
+        new = change(load_file(path))
+        path.unlink()
+        save_file(new, path)
+        card = json.loads(path.with_name("model.json").read_text())
+        card["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        content(json.dumps(card).encode())(path.with_name("model.json"))
+
+    return write
+
+
+def logits(change: Callable[[dict], dict]) -> Damage:
+    """Other arrays among the predictions."""
+
+    def write(path: Path) -> None:
+        with np.load(path) as file:
+            new = change(dict(file))
+        path.unlink()
+        np.savez(path, **new)
+
+    return write
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def put(key: str, value: object) -> Callable[[dict], dict]:
+    return lambda values: values | {key: value}
+
+
+IMAGES, LABELS, SUMS = (f"data/dataset/train{end}" for end in ("_images.npy", "_labels.npy", ".sha256"))
+MISTAKES = "data/misclassified.csv"
+CARD, WEIGHTS, PREDICTIONS = "models/model.json", "models/model.safetensors", "data/predictions.npz"
+WRONG = [
+    # stage, input, what happens to it, what is said
+    ("stats", IMAGES, gone, f"{IMAGES} is missing; run `dvc repro`"),
+    ("stats", IMAGES, cut, "is not a whole .npy array; delete it"),
+    ("stats", IMAGES, flipped, f"is damaged, or {SUMS} is"),
+    ("stats", IMAGES, content(b"<html>"), "is not a whole .npy array; delete it"),
+    ("stats", IMAGES, content(pickle.dumps(Evil())), "is not a whole .npy array; delete it"),
+    ("stats", IMAGES, folder, f"{IMAGES}: Is a directory"),
+    ("stats", IMAGES, array(lambda x: x.astype(np.float32)), "holds float32 60 x 32 x 32 x 3, expected"),
+    ("stats", IMAGES, array(lambda x: x.transpose(0, 3, 1, 2)), "holds uint8 60 x 3 x 32 x 32, expected"),
+    ("stats", IMAGES, array(lambda x: x[..., :1]), "holds uint8 60 x 32 x 32 x 1, expected"),
+    ("stats", IMAGES, array(lambda x: x[:, :28, :28]), "holds uint8 60 x 28 x 28 x 3, expected"),
+    ("stats", IMAGES, array(lambda x: x[:50]), "holds uint8 60, expected uint8 50"),
+    ("stats", LABELS, flipped, f"is damaged, or {SUMS} is"),
+    ("stats", LABELS, array(lambda x: x + 7), "holds label 16, expected 0 to 9"),
+    ("stats", LABELS, array(lambda x: x.astype(np.int64)), "holds int64 60, expected uint8 60"),
+    ("stats", LABELS, array(lambda x: x[:-1]), "holds uint8 59, expected uint8 60"),
+    ("stats", SUMS, gone, f"{SUMS} is missing"),
+    ("stats", SUMS, content(b"\xff"), f"is damaged, or {SUMS} is"),
+    ("stats", "data/dataset/classes.txt", gone, "classes.txt is missing"),
+    ("stats", "data/dataset/classes.txt", cut, "holds 9 different names, expected ten"),
+    ("stats", "data/dataset/classes.txt", content(b"one\n" * 10), "holds 1 different names, expected ten"),
+    ("stats", "data/dataset/classes.txt", content(b"\xff"), "holds 0 different names, expected ten"),
+    ("lr_find", "metrics/stats.json", gone, "metrics/stats.json is missing"),
+    ("lr_find", "metrics/stats.json", cut, "metrics/stats.json is not valid JSON"),
+    ("lr_find", "metrics/stats.json", content(b"[]"), "metrics/stats.json holds list, expected an object"),
+    ("lr_find", "metrics/stats.json", content(b"{}"), "lacks the channels' mean and std"),
+    ("lr_find", "metrics/stats.json", entries(put("std", {"red": 0, "green": 1, "blue": 1})), "deviations above 0"),
+    ("lr_find", "metrics/stats.json", entries(put("mean", {"red": float("nan")})), "is not valid JSON"),
+    ("train", "metrics/lr_find.json", gone, "metrics/lr_find.json is missing"),
+    ("train", "metrics/lr_find.json", content(b'{"steps": 3}'), "the range test suggests no learning rate"),
+    ("train", "metrics/lr_find.json", entries(put("lr_max", "0.1")), "suggests lr_max '0.1', lr_min"),
+    ("train", "metrics/lr_find.json", entries(put("lr_max", -1)), "suggests lr_max -1, lr_min"),
+    ("train", "metrics/lr_find.json", entries(put("lr_max", 0.001)), "above lr_max, which is 0.001"),
+    ("train", ".checkpoints", content(b""), ".checkpoints"),
+    ("evaluate", WEIGHTS, gone, f"{WEIGHTS} is missing"),
+    ("evaluate", WEIGHTS, cut, f"{WEIGHTS} is damaged"),
+    ("evaluate", WEIGHTS, flipped, f"{WEIGHTS} is damaged or of another training"),
+    ("evaluate", WEIGHTS, content(b""), f"{WEIGHTS} is damaged"),
+    ("evaluate", WEIGHTS, content(pickle.dumps(Evil())), f"{WEIGHTS} is damaged"),
+    ("evaluate", WEIGHTS, lambda path: torch.save({}, (path.unlink(), path)[1]), f"{WEIGHTS} is damaged"),
+    ("evaluate", WEIGHTS, weights(lambda w: {"weight": w["linear.weight"]}), f"{WEIGHTS} does not fit {CARD}"),
+    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.weight": w["linear.weight"][:, :9]}), "does not fit"),
+    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.bias": w["linear.bias"] * np.nan}), "are not finite"),
+    ("evaluate", CARD, gone, f"{CARD} is missing"),
+    ("evaluate", CARD, cut, f"{CARD} is not valid JSON"),
+    ("evaluate", CARD, entries(put("network", {"name": "vgg"})), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("network", SPEC | {"width": 8})), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("std", [0, 0, 0])), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "the model tells a, b, c"),
+    ("evaluate", "data/dataset/test_images.npy", flipped, "is damaged, or data/dataset/test.sha256 is"),
+    ("misclassified", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
+    ("misclassified", PREDICTIONS, cut, f"{PREDICTIONS} is damaged"),
+    ("misclassified", PREDICTIONS, flipped, f"{PREDICTIONS} is damaged"),
+    ("misclassified", PREDICTIONS, content(pickle.dumps(Evil())), f"{PREDICTIONS} is damaged"),
+    ("misclassified", PREDICTIONS, logits(lambda p: p | {"logits": p["logits"] * np.nan}), "are not finite"),
+    ("misclassified", PREDICTIONS, logits(lambda p: p | {"labels": 9 - p["labels"]}), "labels of other test images"),
+    ("misclassified", PREDICTIONS, logits(lambda p: {name: x[:9] for name, x in p.items()}), "does not fit the 50"),
+    ("misclassified", PREDICTIONS, logits(lambda p: p | {"logits": -p["logits"]}), "that its logits do not give"),
+    ("gradcam", MISTAKES, gone, f"{MISTAKES} is missing"),
+    ("gradcam", MISTAKES, content(b""), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label,predicted\n50,0,1\n"), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label,predicted\n-1,0,1\n"), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label,predicted\n0,0,cat\n"), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label,predicted\n3,0,0\n"), "is of other predictions"),
+    ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or of another training"),
+]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def end(stage: str, capsys) -> str:
+    """The one line with which `stage` ends, at status 1."""
+    with pytest.raises(SystemExit) as stop:
+        run(import_module(f"stages.{stage}").main)
+    line = capsys.readouterr().err
+    assert stop.value.code == 1
+    assert line.startswith("error: ") and line.count("\n") == 1 and len(line) < 500
+    return line
+
+
+@pytest.mark.parametrize(("stage", "path", "damage", "told"), WRONG)
+def test_a_wrong_input_ends_in_one_line_and_no_file_is_touched(whole, project, capsys, stage, path, damage, told):
+    before_whole = contents(whole)
+    damage(project / path)
+    before = contents(project)
+    assert told in end(stage, capsys)
+    assert contents(project) == before
+    assert contents(whole) == before_whole, "the cache's copy was written into"
+    assert not Path("executed").exists()
+
+
+BATCH = "cifar-10-batches-py/data_batch_1"
+WRONG_SOURCES = [
+    # CIFAR10_DIR, what is put there, what is said
+    ("nowhere", {}, "nowhere (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"),
+    ("dvc.yaml", {}, "dvc.yaml (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"),
+    ("", {}, "tried data/raw (has neither"),
+    ("\n", {}, "CIFAR10_DIR= (has neither"),
+    ("batches", {"cifar-10-batches-py/test_batch": b""}, "(cifar-10-batches-py: data_batch_1 is missing)"),
+    ("batches", {BATCH: b"\x80"}, "data_batch_1 has 1 bytes with md5 "),
+    ("batches", {f"{BATCH}/file": b""}, "(cifar-10-batches-py: data_batch_1 is missing)"),
+    ("archive", {ARCHIVE: b"<html>"}, f"{ARCHIVE} has 6 bytes with md5 "),
+    ("archive", {ARCHIVE: b""}, f"{ARCHIVE} has 0 bytes with md5 "),
+    ("archive", {f"{ARCHIVE}/file": b""}, f"{ARCHIVE} is missing"),
+]
+
+
+@pytest.mark.parametrize(("name", "files", "told"), WRONG_SOURCES)
+def test_a_wrong_cifar10_dir_is_told_with_the_ways_out(project, monkeypatch, capsys, name, files, told):
+    os.unlink("params.yaml")
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    apply_overrides("params.yaml", ["mirrors=[]"])
+    for path, new in files.items():
+        content(new)(project / name / path)
+    monkeypatch.setenv("CIFAR10_DIR", name)
+    before = contents(project)
+    line = end("download", capsys)
+    assert told in line and "or run `make demo`" in line
+    assert contents(project) == before
