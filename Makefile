@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
 
-.PHONY: help demo test repro fresh lint
+.PHONY: help demo test kills repro mend fresh lint audit
 
 help: ## list the targets
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1@\2/p' Makefile | column -t -s @
@@ -21,11 +21,23 @@ demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the 
 	@cd $(DEMO) && echo && python -m dvc metrics show metrics/evaluate.json
 	@echo && echo 'Pictures:' && ls -d $(DEMO)/plots/*/*.png
 
-test: .venv/ready ## run the tests
-	@python -m pytest
+test: .venv/ready ## run the tests, two at a time
+	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-repro: .venv/ready ## bring every result up to date with the code and params.yaml (dvc repro)
+KILLS ?= 40
+kills: .venv/ready ## kill the pipeline forty times, and see that it ends in the same bytes
+	@KILLS=$(KILLS) python -m pytest tests/test_kills.py -rP
+
+repro: mend ## bring every result up to date with the code and params.yaml (dvc repro)
 	@python -m dvc repro
+
+# DVC writes these two in place, so a kill in that moment leaves them cut off. Its run cache knows what dvc.lock then forgets.
+mend: .venv/ready ## put right what a kill of DVC itself has left half written
+	@python -c 'import json, pathlib; path = pathlib.Path(".dvc/tmp/rwlock"); path.exists() and json.loads(path.read_text())' \
+	2> /dev/null || { rm .dvc/tmp/rwlock; echo 'mended: removed a half-written .dvc/tmp/rwlock'; }
+	@python -c 'import pathlib, dvc.schema, ruamel.yaml; path = pathlib.Path("dvc.lock"); path.exists() and \
+	dvc.schema.COMPILED_LOCKFILE_SCHEMA(ruamel.yaml.YAML(typ="safe").load(path))' \
+	2> /dev/null || { git checkout --quiet HEAD -- dvc.lock 2> /dev/null || rm dvc.lock; echo 'mended: put back the committed dvc.lock'; }
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages
@@ -36,6 +48,12 @@ fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, nami
 
 lint: .venv/ready ## check format and style
 	@python -m ruff format --check && python -m ruff check
+
+audit: .venv/ready ## look up known vulnerabilities of the pinned packages, and refuse the AGPL
+	@test -d .venv/audit || $(PYTHON) -m venv .venv/audit
+	@.venv/audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
+	@.venv/audit/bin/pip-licenses --python .venv/bin/python --from mixed --partial-match --fail-on 'AGPL;Affero' --summary
+	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
 # What an interruption leaves half done is taken up again; the stamp is made last. pip's own words are in .venv/install.log.
 .venv/ready: pyproject.toml constraints.txt

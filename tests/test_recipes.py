@@ -1,12 +1,16 @@
 """The recipes: what each one sets, what the command does with them, and that it loses nothing."""
 
+import io
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from projects import TINY, create
 
 from cifar.augment import augment_batch, build_policy
 from cifar.params import read_yaml
@@ -178,3 +182,32 @@ def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from demo, eva4-s11, eva4-s8, ")
+
+
+def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
+    project = create(tmp_path)
+    small = {key: value for key, value in TINY.items() if key.partition(".")[0] in ("dataset", "shapes", "val_size")}
+    changes = [f"{key}={value}" for key, value in small.items()] + ["batch_size=20", "lr_find.steps=10", "seed=3"]
+    sets = [word for change in changes for word in ("-S", change)]
+    before = (project.folder / "params.yaml").read_bytes()
+
+    queued = project.call(sys.executable, "-m", "recipes", "queue", "eva5-s9", "eva4-s8", "-S", "seed=3")
+    assert queued.returncode == 0, queued.stdout + queued.stderr
+    assert (project.folder / "params.yaml").read_bytes() == before
+    assert project.git("status", "--porcelain") == ""
+    waiting = project.dvc("queue", "status")
+    assert "eva5-s9-seed-3" in waiting and "eva4-s8-seed-3" in waiting
+
+    # ResNet18 with layer norm, Adam, a plateau's schedule, the best epoch, and training measured in eval mode
+    more = ["-S", "epochs=2", "-S", "select=best", "-S", "train_scores=eval", "-S", "l1=1e-5"]
+    command = [sys.executable, "-m", "recipes", "run", "resnet18-layernorm", "--name", "layers", *sets, *more]
+    ran = project.call(*command)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "epochs: 2 -> 40" in ran.stdout
+    table = pd.read_csv(io.StringIO(project.dvc("exp", "show", "--csv")))
+    (row,) = [row for _, row in table.iterrows() if row["Experiment"] == "layers"]
+    assert (row["model.norm"], row["optimizer.name"]) == ("layer", "adam")
+    history = pd.read_csv(project.folder / "plots/train/history.csv")
+    metrics = json.loads((project.folder / "metrics/train.json").read_text())
+    assert metrics["epoch"] == history["val_accuracy"].idxmax() + 1
+    assert metrics["parameters"] == 11_173_962 and metrics["l1_penalty"] > 0

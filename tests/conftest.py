@@ -1,0 +1,27 @@
+"""The pipeline's first run, which several files of tests look at: it takes most of a minute."""
+
+import pytest
+from projects import Project, create
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory) -> tuple[Project, str]:
+    """The pipeline after its first `dvc repro`, committed, and what that printed."""
+    project = create(tmp_path_factory.mktemp("pipeline"))
+    printed = project.dvc("repro")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=results")
+    return project, printed
+
+
+@pytest.fixture(scope="session")
+def project(first_run) -> Project:
+    """After its first run; who uses it leaves it as it was."""
+    return first_run[0]
+
+
+def pytest_collection_modifyitems(items):
+    """Keep on one process, when tests run on several, those of a file and those that look at that run."""
+    for item in items:
+        shares = "project" in item.fixturenames and item.path.name != "test_bad_inputs.py"
+        item.add_marker(pytest.mark.xdist_group("pipeline" if shares else item.path.name))
