@@ -35,26 +35,29 @@ _A = torch.tensor([
     [0, 1, 1, 4, 4, 0],
     [0, 1, -1, 8, -8, 1],
 ])  # fmt: skip
-# Both sides of a tile at once: a transform is then one matrix product over all tiles and channels.
-INPUT, FILTER, OUTPUT = torch.kron(_B, _B), torch.kron(_G, _G), torch.kron(_A, _A)  # (36, 36), (36, 9), (16, 36)
 CHUNK_FLOATS = 2**20  # of the output, transformed at a time: larger chunks fall out of the processor's cache
 
 
 class WinogradConv(Function):
-    """images (N, H, W, C), weight (K, C, 3, 3) to (N, H, W, K), zero-padded by 1; H = W, a multiple of 4."""
+    """images (N, H, H, C), weight (K, C, 3, 3), bias (K,) or None, to (N, H, H, K), zero-padded by 1.
+
+    Where H is no multiple of 4 the last tiles reach beyond the image, and what they hold there is left out.
+    """
 
     @staticmethod
-    def forward(context, images: Tensor, weight: Tensor) -> Tensor:
+    def forward(context, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         width, width_in = weight.shape[:2]
-        filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, width_in, width)
+        filters = _transform(_G, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, width_in, width)
         size = images.shape[1]
         outputs = images.new_empty(*images.shape[:3], width)
         chunk = max(1, CHUNK_FLOATS // (size * size * width))
         saved = []
         for part, output in zip(images.split(chunk), outputs.split(chunk), strict=True):
-            tiles = (INPUT @ _cut_tiles(part)).view(36, -1, width_in)
+            tiles = _transform(_B, _cut_tiles(part)).view(36, -1, width_in)
             products = torch.bmm(tiles, filters)  # (36, n * tiles, K)
-            _blocks(output).copy_((OUTPUT @ products.view(36, -1)).view(_blocks(output).shape))
+            _set_blocks(output, _transform(_A, products.view(36, -1)))
+            if bias is not None:
+                output.add_(bias)
             saved.append(tiles)
         context.save_for_backward(filters, *(saved if weight.requires_grad else []))
         context.chunk, context.shape = chunk, images.shape
@@ -62,51 +65,83 @@ class WinogradConv(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         filters, *saved = context.saved_tensors
-        needs_images, needs_weight = context.needs_input_grad
+        needs_images, needs_weight, needs_bias = context.needs_input_grad
         width_in, width = filters.shape[1:]
         images_gradient = gradient.new_empty(context.shape) if needs_images else None
         filters_gradient = torch.zeros_like(filters) if needs_weight else None
         for i, part in enumerate(gradient.contiguous().split(context.chunk)):
-            products = (OUTPUT.T @ _blocks(part).reshape(16, -1)).view(36, -1, width)
+            products = _transform(_A.T, _cut_blocks(part)).view(36, -1, width)
             if needs_weight:
                 filters_gradient.baddbmm_(saved[i].transpose(1, 2), products)
             if needs_images:
-                tiles = INPUT.T @ torch.bmm(products, filters.transpose(1, 2)).view(36, -1)
+                tiles = _transform(_B.T, torch.bmm(products, filters.transpose(1, 2)).view(36, -1))
                 start = i * context.chunk
                 _add_tiles(tiles, images_gradient[start : start + len(part)])
-        if not needs_weight:
-            return images_gradient, None
-        weight_gradient = (FILTER.T @ filters_gradient.view(36, -1)).view(3, 3, width_in, width)
-        return images_gradient, weight_gradient.permute(3, 2, 0, 1)
+        weight_gradient = None
+        if needs_weight:
+            corners = _transform(_G.T, filters_gradient.view(36, -1)).view(3, 3, width_in, width)
+            weight_gradient = corners.permute(3, 2, 0, 1)
+        return images_gradient, weight_gradient, gradient.sum((0, 1, 2)) if needs_bias else None
+
+
+def _transform(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """M d M' of every tile d: `matrix` (a, b), `tiles` (b * b, n) by place in the tile, to (a * a, n)."""
+    after, before = matrix.shape
+    rows = (matrix @ tiles.view(before, -1)).view(after, before, -1)
+    return torch.matmul(matrix, rows).view(after * after, -1)
+
+
+def _beyond(size: int) -> int:
+    """How many pixels further the 4x4 tiles reach than the image."""
+    return -size % 4
 
 
 def _blocks(images: Tensor) -> Tensor:
-    """A view of images (n, H, W, K) by place in the 4x4 tile: (4, 4, n, H/4, W/4, K)."""
+    """A view of images (n, H, H, K), H a multiple of 4, by place in the 4x4 tile: (4, 4, n, H/4, H/4, K)."""
     n, size, _, width = images.shape
     return images.view(n, size // 4, 4, size // 4, 4, width).permute(2, 4, 0, 1, 3, 5)
 
 
+def _cut_blocks(images: Tensor) -> Tensor:
+    """images (n, H, H, K) to (16, n * tiles * K), 0 beyond the image."""
+    beyond = _beyond(images.shape[1])
+    return _blocks(F.pad(images, (0, 0, 0, beyond, 0, beyond)) if beyond else images).reshape(16, -1)
+
+
+def _set_blocks(images: Tensor, values: Tensor) -> None:
+    """Write `values` (16, n * tiles * K) into images (n, H, H, K), without those beyond it."""
+    n, size, _, width = images.shape
+    beyond = _beyond(size)
+    whole = images.new_empty(n, size + beyond, size + beyond, width) if beyond else images
+    places = _blocks(whole)
+    places.copy_(values.view(places.shape))
+    if beyond:
+        images.copy_(whole[:, :size, :size])
+
+
 def _overlapping(padded: Tensor) -> Tensor:
-    """A view of padded images (n, H + 2, W + 2, C) as 6x6 tiles, 4 apart: (6, 6, n, H/4, W/4, C)."""
+    """A view of padded images (n, H + 2, H + 2, C) as 6x6 tiles, 4 apart: (6, 6, n, H/4, H/4, C)."""
     return padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
 
 
 def _cut_tiles(images: Tensor) -> Tensor:
-    """images (n, H, W, C) to (36, n * H/4 * W/4 * C)."""
-    return _overlapping(F.pad(images, (0, 0, 1, 1, 1, 1))).reshape(36, -1)
+    """images (n, H, H, C) to (36, n * tiles * C)."""
+    after = 1 + _beyond(images.shape[1])
+    return _overlapping(F.pad(images, (0, 0, 1, after, 1, after))).reshape(36, -1)
 
 
 def _add_tiles(tiles: Tensor, images: Tensor) -> None:
-    """The adjoint of `_cut_tiles`: write into images (n, H, W, C) the sum of the tiles that cover each pixel."""
+    """The adjoint of `_cut_tiles`: write into images (n, H, H, C) the sum of the tiles that cover each pixel."""
     n, size, _, width = images.shape
-    padded = images.new_zeros(n, size + 2, size + 2, width)
+    padded_size = size + _beyond(size) + 2
+    padded = images.new_zeros(n, padded_size, padded_size, width)
     places = _overlapping(padded)
     for i, row in enumerate(tiles.view(places.shape)):
         for j, values in enumerate(row):
             places[i, j].add_(values)  # one place of every tile: no two of them overlap
-    images.copy_(padded[:, 1:-1, 1:-1])
+    images.copy_(padded[:, 1 : size + 1, 1 : size + 1])
 
 
 class Conv3x3(nn.Conv2d):
@@ -117,9 +152,9 @@ class Conv3x3(nn.Conv2d):
 
     def forward(self, images: Tensor) -> Tensor:
         is_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled(images.device.type)
-        is_tiled = self.stride == (1, 1) and images.shape[2] == images.shape[3] and images.shape[2] % 4 == 0
+        is_tiled = self.stride == (1, 1) and images.shape[2] == images.shape[3]
         # With 3 channels the transforms cost more than they save; on a GPU cuDNN has its own Winograd.
         if images.device.type != "cpu" or not is_float32 or not is_tiled or self.in_channels < 32:
             return super().forward(images)
-        outputs = WinogradConv.apply(images.permute(0, 2, 3, 1).contiguous(), self.weight).permute(0, 3, 1, 2)
-        return outputs if self.bias is None else outputs + self.bias[:, None, None]
+        outputs = WinogradConv.apply(images.permute(0, 2, 3, 1).contiguous(), self.weight, self.bias)
+        return outputs.permute(0, 3, 1, 2)

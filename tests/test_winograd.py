@@ -21,7 +21,9 @@ def run(convolution, images, cotangent):
     return outputs, *torch.autograd.grad(outputs, sources, cotangent)
 
 
-@pytest.mark.parametrize(("size", "bias"), [(32, True), (16, False), (4, True)])
+@pytest.mark.parametrize(
+    ("size", "bias"), [(32, True), (16, False), (4, True), (31, False), (15, False), (7, True), (3, False)]
+)
 def test_equals_direct_convolution(size, bias):
     torch.manual_seed(0)
     ours = Conv3x3(32, 48, bias)
@@ -39,7 +41,7 @@ def test_does_not_touch_its_input():
     assert torch.equal(images, before)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 32, 6, 6), (2, 32, 8, 4)], ids=["narrow", "not by 4", "oblong"])
+@pytest.mark.parametrize("shape", [(2, 3, 32, 32), (2, 32, 8, 4)], ids=["narrow", "oblong"])
 def test_falls_back_on_shapes_that_it_does_not_cover(shape):
     convolution = Conv3x3(shape[1], 8, bias=True)
     images = torch.randn(shape)
