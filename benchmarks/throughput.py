@@ -26,7 +26,7 @@ from cifar.data import Split
 from cifar.device import keep_memory
 from cifar.engine import build_loss, build_trainer
 from cifar.files import write_json
-from cifar.models import build_network
+from cifar.networks import build_network
 from cifar.params import check_params, read_yaml
 from cifar.winograd import Conv3x3
 

@@ -12,7 +12,7 @@ from cifar.console import InputError
 from cifar.data import Split
 from cifar.device import pick_device, pick_precision
 from cifar.inference import normalise
-from cifar.models import build_network
+from cifar.networks import build_network
 
 
 class Step(NamedTuple):

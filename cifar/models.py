@@ -1,128 +1,20 @@
-"""Networks, and their weights on disk."""
+"""A trained model on disk: its weights, and all that is needed to use them."""
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from cifar.console import InputError
-from cifar.data import IMAGE_SIZE, are_statistics
+from cifar.data import are_statistics
 from cifar.files import missing, read_json, replacing, write_json
-from cifar.winograd import Conv3x3
+from cifar.networks import build_network
 
 FOLDER = Path("models")
-
-
-class Residual(nn.Sequential):
-    """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
-
-    def __init__(self, width: int):
-        block = [Conv3x3(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        again = [Conv3x3(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        super().__init__(*block, *again)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + super().forward(x)
-
-
-def downsample(width_in: int, width: int) -> list[nn.Module]:
-    """Convolution, then pooling, then norm and ReLU: half the height and width."""
-    return [Conv3x3(width_in, width, bias=True), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-
-
-class CustomResNet(nn.Module):
-    """The custom ResNet of eva4-s11: images (N, 3, 32, 32) to logits (N, 10), 6,574,090 parameters.
-
-    Nearly David Page's ResNet9 (cifar10-fast), from whom the scale of the logits comes.
-    """
-
-    def __init__(self, logit_scale: float):
-        super().__init__()
-        self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
-        self.layer1 = nn.Sequential(*downsample(64, 128), Residual(128))
-        self.layer2 = nn.Sequential(*downsample(128, 256))
-        self.layer3 = nn.Sequential(*downsample(256, 512), Residual(512))
-        self.pool = nn.MaxPool2d(4)
-        self.linear = nn.Linear(512, 10)
-        self.logit_scale = logit_scale
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.prep(images)  # (N, 64, 32, 32)
-        x = self.layer1(x)  # (N, 128, 16, 16)
-        x = self.layer2(x)  # (N, 256, 8, 8)
-        x = self.layer3(x)  # (N, 512, 4, 4)
-        x = self.pool(x).flatten(1)  # (N, 512)
-        return self.linear(x) * self.logit_scale
-
-
-def build_norm(kind: str, width: int) -> nn.Module:
-    """`batch` norm; `layer` norm over (C, H, W), with a weight and bias a channel; or `group` norm of 32 groups.
-
-    Layer norm in this form is group norm with one group; 32 is the default of Wu & He, "Group Normalization" (2018).
-    """
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm({"layer": 1, "group": 32}[kind], width)
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and what leads past them: He et al., "Deep Residual Learning" (2016), figure 2."""
-
-    def __init__(self, width_in: int, width: int, stride: int, norm: str):
-        super().__init__()
-        self.conv1 = Conv3x3(width_in, width, bias=False, stride=stride)
-        self.norm1 = build_norm(norm, width)
-        self.conv2 = Conv3x3(width, width, bias=False)
-        self.norm2 = build_norm(norm, width)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or width_in != width:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(width_in, width, kernel_size=1, stride=stride, bias=False), build_norm(norm, width)
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
-
-
-class ResNet18(nn.Module):
-    """ResNet18 for small images (N, 3, 32, 32): a 3x3 stem without pooling, four layers of two blocks, logits (N, 10).
-
-    `strides` are those of the four layers; `pool` is the side of the average pooling's window at the end. With batch
-    or layer norm 11,173,962 parameters when the pooling leaves one place, 11,189,322 when it leaves 2x2.
-    """
-
-    def __init__(self, norm: str, strides: Sequence[int], pool: int):
-        super().__init__()
-        self.prep = nn.Sequential(Conv3x3(3, 64, bias=False), build_norm(norm, 64), nn.ReLU(inplace=True))
-        width_in, size = 64, IMAGE_SIZE
-        for number, (width, stride) in enumerate(zip((64, 128, 256, 512), strides, strict=True), start=1):
-            blocks = BasicBlock(width_in, width, stride, norm), BasicBlock(width, width, 1, norm)
-            self.add_module(f"layer{number}", nn.Sequential(*blocks))
-            width_in, size = width, -(-size // stride)
-        self.pool = nn.AvgPool2d(pool)
-        self.linear = nn.Linear(512 * (size // pool) ** 2, 10)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.prep(images)  # (N, 64, 32, 32)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512, H, H)
-        return self.linear(self.pool(x).flatten(1))
-
-
-NETWORKS = {"custom_resnet": CustomResNet, "resnet18": ResNet18}
-
-
-def build_network(spec: dict[str, Any], seed: int) -> nn.Module:
-    """The network that `spec` names (its other keys: arguments), with PyTorch's default initial weights from `seed`."""
-    arguments = dict(spec)
-    network = NETWORKS[arguments.pop("name")]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return network(**arguments).to(memory_format=torch.channels_last)
 
 
 class Model(NamedTuple):

@@ -16,7 +16,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_ac
 from cifar.console import InputError
 from cifar.data import Split, save_classes, save_split
 from cifar.inference import predict
-from cifar.models import Model, build_network, save_model
+from cifar.models import Model, save_model
+from cifar.networks import build_network
 from cifar.params import read_yaml
 from cifar.predictions import Predictions, save_predictions
 from stages import evaluate, gradcam, misclassified

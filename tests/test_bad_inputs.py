@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 from cifar.console import run
 from cifar.data import load_classes, load_statistics
 from cifar.files import write_checksums, write_json
-from cifar.models import Model, build_network, save_model
+from cifar.models import Model, save_model
+from cifar.networks import build_network
 
 ROOT = Path(__file__).parents[1]
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}

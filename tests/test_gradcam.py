@@ -13,7 +13,7 @@ from cifar.augment import build_policy, training_batches
 from cifar.engine import Trainer, build_trainer, train_epoch
 from cifar.gradcam import heatmaps
 from cifar.inference import normalise, predict
-from cifar.models import build_network
+from cifar.networks import build_network
 from cifar.schedules import one_cycle
 from cifar.schema import LAYERS
 from cifar.shapes import draw_split

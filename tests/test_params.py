@@ -247,7 +247,7 @@ def test_reading_an_undeclared_param_is_an_error_that_names_it_and_dvc_yaml(fold
 
 
 def test_the_layers_named_for_grad_cam_are_the_networks_own():
-    from cifar.models import NETWORKS, build_network
+    from cifar.networks import NETWORKS, build_network
 
     assert LAYERS.keys() == NETWORKS.keys()
     for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET):

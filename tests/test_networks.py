@@ -1,0 +1,160 @@
+"""The networks against their descriptions written out with plain functions, and against a published implementation."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+from torch.nn import Conv2d, GroupNorm
+
+from cifar.networks import build_network, build_norm
+from cifar.schema import LAYERS
+
+SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+
+
+def shuffled_network(spec: dict) -> torch.nn.Module:
+    """A network in eval mode whose every weight and statistic is drawn, so that a mistaken one shows."""
+    network = build_network(spec, seed=0).eval()
+    generator = torch.Generator().manual_seed(5)
+    for name, value in network.state_dict().items():
+        if "running_var" in name:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif value.dim() == 1:
+            value.copy_(torch.randn(value.shape, generator=generator) / 4 + ("weight" in name))
+    return network
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def test_it_has_6_574_090_parameters():
+    network = build_network(SPEC, seed=0)
+    assert sum(weights.numel() for weights in network.parameters()) == 6_574_090
+    biases = [
+        len(module.bias)
+        for module in network.modules()
+        if getattr(module, "kernel_size", 0) == (3, 3) and module.bias is not None
+    ]
+    assert biases == [64, 128, 256, 512]  # of the four plain convolutions
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+def test_logits_are_those_of_the_description_written_out(images, is_training):
+    network = shuffled_network(SPEC).train(is_training)
+    w = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def norm_relu(x: Tensor, name: str) -> Tensor:
+        statistics = w[f"{name}.running_mean"], w[f"{name}.running_var"]
+        return F.relu(F.batch_norm(x, *statistics, w[f"{name}.weight"], w[f"{name}.bias"], training=is_training))
+
+    def down(x: Tensor, layer: str) -> Tensor:
+        x = F.conv2d(x, w[f"{layer}.0.weight"], w[f"{layer}.0.bias"], padding=1)
+        return norm_relu(F.max_pool2d(x, 2), f"{layer}.2")
+
+    def residual(x: Tensor, block: str) -> Tensor:
+        y = norm_relu(F.conv2d(x, w[f"{block}.0.weight"], padding=1), f"{block}.1")
+        return x + norm_relu(F.conv2d(y, w[f"{block}.3.weight"], padding=1), f"{block}.4")
+
+    x = norm_relu(F.conv2d(images, w["prep.0.weight"], w["prep.0.bias"], padding=1), "prep.1")
+    x = residual(down(x, "layer1"), "layer1.4")
+    x = down(x, "layer2")
+    x = residual(down(x, "layer3"), "layer3.4")
+    expected = F.linear(F.max_pool2d(x, 4).flatten(1), w["linear.weight"], w["linear.bias"]) * 0.125
+
+    with torch.no_grad():
+        logits = network(images)
+    assert logits.shape == (4, 10) and expected.std() > 0.01
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+VARIANTS = {  # and how many parameters RECIPES states for each; group norm has as many as batch norm
+    "eva4-s8": (RESNET, 11_173_962),
+    "resnet18-layernorm": (RESNET | {"norm": "layer", "strides": [1, 1, 2, 2], "pool": 8}, 11_173_962),
+    "eva6-s8": (RESNET | {"strides": [1, 2, 2, 1]}, 11_189_322),
+    "group": (RESNET | {"norm": "group"}, 11_173_962),
+}
+
+
+def published_resnet18(spec: dict) -> torch.nn.Module:
+    """torchvision's ResNet18 with the stem, strides and pooling of `spec`."""
+    norm = {"batch": None, "layer": partial(GroupNorm, 1), "group": partial(GroupNorm, 32)}[spec["norm"]]
+    network = torchvision.models.resnet18(num_classes=10, norm_layer=norm)
+    network.conv1, network.maxpool = Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
+    for number, stride in enumerate(spec["strides"][1:], start=2):
+        first = network.get_submodule(f"layer{number}")[0]
+        first.conv1.stride = first.downsample[0].stride = (stride, stride)
+    network.avgpool = torch.nn.AvgPool2d(spec["pool"])
+    size = 32 // math.prod(spec["strides"]) // spec["pool"]
+    network.fc = torch.nn.Linear(512 * size**2, 10)
+    return network
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_resnet18_is_torchvisions_with_the_stem_of_small_images(name, images):
+    spec, count = VARIANTS[name]
+    ours, theirs = build_network(spec, seed=0), published_resnet18(spec)
+    assert sum(weights.numel() for weights in ours.parameters()) == count
+    generator = torch.Generator().manual_seed(5)
+    state = {key: value.clone() for key, value in ours.state_dict().items()}
+    for value in state.values():
+        if value.dim() == 1:  # norms, statistics and the last bias, so that a mistaken one shows
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    ours.load_state_dict(state)
+    theirs.load_state_dict(dict(zip(theirs.state_dict(), state.values(), strict=True)))
+    for is_training in (False, True):
+        with torch.no_grad():
+            logits, expected = ours.train(is_training)(images), theirs.train(is_training)(images)
+        assert expected.std() > 0.01
+        assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_layer_norm_is_over_channels_and_places_together(images):
+    # Ba et al., "Layer Normalization" (2016): one mean and deviation an image, then a weight and bias a channel.
+    norm = build_norm("layer", 3)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    expected = F.layer_norm(images, images.shape[1:]) * norm.weight[:, None, None] + norm.bias[:, None, None]
+    assert torch.allclose(norm(images), expected, atol=1e-5)
+
+
+def test_logit_scale_scales_the_logits(images):
+    with torch.no_grad():
+        once, twice = (shuffled_network(SPEC | {"logit_scale": scale})(images) for scale in (0.125, 0.25))
+    assert torch.equal(2 * once, twice)
+
+
+def test_initial_weights_come_from_the_seed_alone():
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    first, again, other = (build_network(SPEC, seed) for seed in (7, 7, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, ours), same, another in zip(
+        first.named_parameters(), again.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(ours, same)
+        is_drawn = ours.dim() > 1 or name.endswith("0.bias")
+        assert torch.equal(ours, another) != is_drawn or name == "linear.bias"
+
+
+def test_initial_weights_are_pytorchs_default():
+    for name, weights in build_network(SPEC, seed=0).named_parameters():
+        if weights.dim() > 1:  # uniform in ±1/√fan_in
+            bound = 1 / math.sqrt(weights[0].numel())
+            assert weights.abs().max() <= bound, name
+            assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+
+
+def test_layers_are_submodules_from_shallow_to_deep(images):
+    network = build_network(SPEC, seed=0).eval()
+    sizes = []
+    for layer in LAYERS["custom_resnet"]:
+        network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))
+    with torch.no_grad():
+        network(images)
+    assert sizes == [(4, 64, 32, 32), (4, 128, 16, 16), (4, 256, 8, 8), (4, 512, 4, 4)]
