@@ -1,12 +1,20 @@
-"""The augmentation policy: Albumentations transforms named in params.yaml, drawn anew for every batch."""
+"""The augmentation policy: Albumentations transforms named in params.yaml, drawn anew for every batch.
+
+Those that `cifar.transforms` covers take the whole batch at once, wherever it lies; the others one image after another
+on the CPU.
+"""
 
 import difflib
 import inspect
 import os
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its newest version while importing
 import albumentations
@@ -14,14 +22,27 @@ import cv2
 from pydantic import ValidationError
 
 from cifar.console import InputError
-from cifar.data import Split, epoch_batches
+from cifar.data import IMAGE_SIZE
+from cifar.transforms import Draws, Transform, crop_anywhere, cut_holes, flip_alternately, flip_some, pad
 
-IMAGE_SHAPE = (32, 32, 3)
+IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 
 
-def build_policy(
-    transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float], seed: int
-) -> albumentations.Compose:
+class AlternatingFlip(albumentations.HorizontalFlip):
+    """Not of Albumentations, but named in a policy like its transforms: see `cifar.transforms.flip_alternately`."""
+
+    def __init__(self):
+        super().__init__(p=1.0)
+
+
+class Policy(NamedTuple):
+    """Transforms of a batch, in order."""
+
+    transforms: list[Transform]
+    is_batched: bool  # is there none that takes one image after another?
+
+
+def build_policy(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float]) -> Policy:
     """The policy that applies `transforms`, (name, arguments) each, in order to a uint8 image (32, 32, 3).
 
     Two kinds of argument have names of their own: `fill: mean` is the `mean` colour (3,) of [0, 1], and BORDER_... or
@@ -31,19 +52,54 @@ def build_policy(
     """
     colour = tuple(round(255 * channel) for channel in mean)
     steps = [_build_transform(f"augment[{i}]", *transform, colour) for i, transform in enumerate(transforms)]
-    policy = albumentations.Compose(steps, seed=seed)
-    _try(policy)
+    _try(steps)
     as_given = [step.p for step in steps]
     for step in steps:
         step.p = 1.0
-    _try(policy)
+    _try(steps)
     for step, p in zip(steps, as_given, strict=True):
         step.p = p
-    return policy
+
+    found: list[Transform] = []
+    for is_batched, group in groupby(steps, key=lambda step: batched(step) is not None):
+        consecutive = list(group)
+        found += [batched(step) for step in consecutive] if is_batched else [_one_by_one(consecutive)]
+    return Policy(found, is_batched=all(batched(step) for step in steps))
 
 
-def _try(policy: albumentations.Compose) -> None:
-    image = _apply(policy, np.zeros(IMAGE_SHAPE, np.uint8))
+def batched(step: albumentations.BasicTransform) -> Transform | None:
+    """The same as `step` on a batch, or None where `cifar.transforms` does not cover its kind or its arguments."""
+    kind = type(step)  # not isinstance: a subclass is another transform
+    if kind is AlternatingFlip:
+        return flip_alternately
+    if kind is albumentations.HorizontalFlip:
+        return partial(flip_some, axis=2, p=step.p)
+    if kind is albumentations.VerticalFlip:
+        return partial(flip_some, axis=1, p=step.p)
+    if kind is albumentations.Pad and step.p == 1 and isinstance(step.padding, int) and step.padding < IMAGE_SIZE:
+        if step.border_mode == cv2.BORDER_REFLECT_101:
+            return lambda images, draws: pad(images, step.padding, fill=None)
+        if step.border_mode == cv2.BORDER_CONSTANT and _is_colour(step.fill):
+            return lambda images, draws: pad(images, step.padding, step.fill)
+    if kind is albumentations.RandomCrop and step.p == 1 and not step.pad_if_needed:
+        return partial(crop_anywhere, height=step.height, width=step.width)
+    if kind is albumentations.CoarseDropout and _is_colour(step.fill):
+        heights, widths = step.hole_height_range, step.hole_width_range
+        if min(heights[1], widths[1]) >= 1:  # in pixels: they are shares of the image below that
+            whole = {"heights": tuple(map(int, heights)), "widths": tuple(map(int, widths))}
+            return partial(cut_holes, counts=step.num_holes_range, **whole, fill=step.fill, p=step.p)
+    return None
+
+
+def _is_colour(fill: Any) -> bool:
+    """One or three whole numbers from 0 to 255: Albumentations' transforms differ in how they round others."""
+    values = np.array(fill)
+    is_number = values.dtype.kind in "iuf" and values.size in (1, 3)
+    return is_number and bool(((values == values.round()) & (values >= 0) & (values <= 255)).all())
+
+
+def _try(steps: Sequence[albumentations.BasicTransform]) -> None:
+    image = _apply(albumentations.Compose(steps, seed=0), np.zeros(IMAGE_SHAPE, np.uint8))
     if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
         found = f"{image.dtype} {' x '.join(map(str, image.shape))}"
         raise InputError(
@@ -75,8 +131,9 @@ def _build_transform(
 
 
 def _transforms() -> dict[str, type[albumentations.BasicTransform]]:
-    """Albumentations' own transforms, without those that take code or turn images into tensors."""
+    """Albumentations' own transforms, without those that take code or turn images into tensors; and our own."""
     found = {name: value for name, value in vars(albumentations).items() if inspect.isclass(value)}
+    found |= {"AlternatingFlip": AlternatingFlip}
     return {
         name: kind
         for name, kind in found.items()
@@ -107,22 +164,32 @@ def _near(name: str, names: dict[str, Any]) -> str:
     return f", did you mean {near[0]}?" if near else ""
 
 
-def augment_batch(policy: albumentations.Compose, images: np.ndarray, key: Sequence[int]) -> np.ndarray:
+def _one_by_one(steps: Sequence[albumentations.BasicTransform]) -> Transform:
+    """`steps` on one image after another, as Albumentations has it."""
+    compose = albumentations.Compose(steps, seed=0)
+
+    def apply(images: Tensor, draws: Draws) -> Tensor:
+        compose.set_random_seed(int(draws.random.integers(2**32)))
+        augmented = [_apply(compose, image) for image in images.cpu().numpy()]
+        if len({image.shape for image in augmented}) > 1:
+            raise InputError("augment ends at 32 x 32 x 3 for some images only; see its transforms' p")
+        return torch.from_numpy(np.stack(augmented)).to(images.device)
+
+    return apply
+
+
+def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequence[int]) -> Tensor:
     """`images` uint8 (N, 32, 32, 3) through `policy`, each with draws of its own from `key` = (seed, epoch, batch).
 
-    Keyed by batch, the result depends neither on the batches before it nor on who computes them.
+    `index` (N,) says which images of the training set they are. Keyed by batch, the result depends neither on the
+    batches before it nor on who computes them.
     """
-    policy.set_random_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-    augmented = [_apply(policy, image) for image in images]
-    if {image.shape for image in augmented} != {IMAGE_SHAPE}:
+    seed, epoch, _ = key
+    try:
+        for place, transform in enumerate(policy.transforms):
+            images = transform(images, Draws(np.random.default_rng([*key, place]), index, epoch, seed))
+    except ValueError as error:  # of a draw from no places at all: the images are smaller than what is cut from them
+        raise InputError(f"augment does not work on {' x '.join(map(str, images.shape[1:]))}: {error}") from None
+    if images.shape[1:] != IMAGE_SHAPE:
         raise InputError("augment ends at 32 x 32 x 3 for some images only; see its transforms' p")
-    return np.stack(augmented)
-
-
-def training_batches(
-    split: Split, policy: albumentations.Compose, batch_size: int, seed: int, epoch: int
-) -> Iterator[Split]:
-    """The epoch's batches as the network sees them but for normalising: shuffled and augmented."""
-    for number, index in enumerate(epoch_batches(len(split.labels), batch_size, seed, epoch)):
-        batch = split.take(index)
-        yield Split(augment_batch(policy, batch.images, (seed, epoch, number)), batch.labels)
+    return images.contiguous()

@@ -59,6 +59,7 @@ def prepare(deterministic: bool) -> None:
     keep_memory()
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it takes time
+    torch.backends.cudnn.benchmark = not deterministic  # try several kernels and take the fastest
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA: cuBLAS documentation, "Reproducibility"
 

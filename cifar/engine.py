@@ -8,11 +8,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar.averaging import Average, build_average
 from cifar.console import InputError
-from cifar.data import Split
 from cifar.device import pick_device, pick_precision
 from cifar.inference import normalise
-from cifar.networks import build_network
+from cifar.networks import AirNet, build_network
+from cifar.optimizers import build_optimizers
+
+UNREAD = 50  # steps on a GPU before their losses are read
+
+
+class Batch(NamedTuple):
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,), on one device."""
+
+    images: Tensor
+    labels: Tensor
 
 
 class Step(NamedTuple):
@@ -30,8 +40,10 @@ class Trainer(NamedTuple):
     """All that a training step needs but the images: the same in training and in the range test."""
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
+    average: Average | None
     loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,)
+    penalised: list[Tensor]  # what L1 pulls on
     l1: float
     mean: list[float]
     std: list[float]
@@ -41,81 +53,92 @@ class Trainer(NamedTuple):
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def step(self, batch: Split, lr: float, momentum: float | None = None) -> Step:
-        """One update at learning rate `lr`, and at `momentum` (Adam's beta1) where it is not the optimizer's own."""
-        inputs = normalise(torch.from_numpy(batch.images).to(self.device), self.mean, self.std)
-        targets = torch.from_numpy(batch.labels).to(self.device).long()
+    @property
+    def result(self) -> nn.Module:
+        """The network to validate and to keep: the averaged one, if there is one and it has begun."""
+        has_begun = self.average is not None and self.average.model.n_averaged > 0
+        return self.average.model.module if has_begun else self.network
+
+    def step(self, batch: Batch, lr: float, momentum: float | None = None) -> Tensor:
+        """One update at learning rate `lr`, and at `momentum` (Adam's beta1) where it is not the optimizer's own.
+
+        Returns `objective`, `penalty`, `loss` and `correct` of Step as a tensor (4,) on the device, so that nothing
+        need wait for it.
+        """
+        inputs = normalise(batch.images.to(self.device, non_blocking=True), self.mean, self.std)
+        targets = batch.labels.to(self.device, non_blocking=True)
         self.network.train()
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.network(inputs)
         logits = logits.float()  # (N, 10)
         objective, penalty = self.loss(logits, targets), self.penalty()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.network.zero_grad(set_to_none=True)
         (objective + penalty).backward()
         self._set_rates(lr, momentum)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         with torch.no_grad():
             loss = F.cross_entropy(logits, targets, reduction="sum")
             correct = (logits.argmax(1) == targets).sum()
-        return Step(objective.item(), penalty.item(), loss.item(), int(correct.item()), len(batch.labels), float(lr))
+            return torch.stack([objective, penalty, loss, correct.float()])
 
     def penalty(self) -> Tensor:
-        """`l1` times the sum of the absolute values of the parameters that are regularised: the first group's."""
+        """`l1` times the sum of the absolute values of the parameters that it pulls on."""
         if self.l1 == 0:
             return torch.zeros((), device=self.device)
-        return self.l1 * sum(weights.abs().sum() for weights in self.optimizer.param_groups[0]["params"])
+        return self.l1 * sum(weights.abs().sum() for weights in self.penalised)
 
     def _set_rates(self, lr: float, momentum: float | None) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = float(lr)
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
+            group["lr"] = float(lr) * group["lr_factor"]
             if momentum is not None and "momentum" in group:
                 group["momentum"] = float(momentum)
-            elif momentum is not None:
+            elif momentum is not None and "betas" in group:
                 group["betas"] = (float(momentum), group["betas"][1])
 
     def state(self) -> dict[str, Any]:
         """What changes from step to step; randomness is keyed by (seed, epoch, batch) and has no state."""
-        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {
+            "network": self.network.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average and self.average.model.state_dict(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self.average:
+            self.average.model.load_state_dict(state["average"])
 
 
 def build_trainer(
-    network_spec: dict[str, Any],
-    optimizer_spec: dict[str, Any],
-    loss_spec: dict[str, Any],
+    specs: dict[str, dict[str, Any]],
     regularise: str,
+    bias_lr_factor: float,
     l1: float,
     mean: list[float],
     std: list[float],
     precision: str,
     seed: int,
+    images: np.ndarray,
 ) -> Trainer:
-    """A fresh network on the device at hand, its optimizer, and what a step needs; rates are set at each step."""
-    device = pick_device()
-    network = build_network(network_spec, seed).to(device)
-    optimizer = build_optimizer(network, optimizer_spec, regularise)
-    return Trainer(network, optimizer, build_loss(loss_spec), l1, mean, std, pick_precision(precision, device))
+    """A fresh network on the device at hand, its optimizers, and what a step needs; rates are set at each step.
 
-
-def build_optimizer(network: nn.Module, spec: dict[str, Any], regularise: str) -> torch.optim.Optimizer:
-    """The optimizer that `spec` names, over the network's parameters.
-
-    Its first group are the parameters that weight decay and L1 pull on: `all`, or with `weights` the kernels and
-    matrices alone. The others, biases and the norms' parameters, are then a second group without decay.
+    `specs` are those of `model`, `optimizer`, `loss` and, if there is one, `average`; `images` uint8 (N, 32, 32, 3) are
+    to train on, and a first layer that whitens is set by the first 5,000 of them.
     """
-    parameters = list(network.parameters())
-    pulled = [weights for weights in parameters if regularise == "all" or weights.dim() > 1]
-    groups = [{"params": pulled}]
-    if len(pulled) < len(parameters):
-        groups.append({"params": [weights for weights in parameters if weights.dim() == 1], "weight_decay": 0.0})
-    options = {key: value for key, value in spec.items() if key not in ("name", "beta1", "beta2")}
-    if spec["name"] == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, foreach=True, **options)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec["name"]]
-    return kind(groups, lr=0.0, betas=(spec["beta1"], spec["beta2"]), foreach=True, **options)
+    device = pick_device()
+    network = build_network(specs["model"], seed)
+    if isinstance(network, AirNet):
+        network.whiten(normalise(torch.from_numpy(images[:5000]), mean, std))
+    network = network.to(device)
+    optimizers = build_optimizers(network, specs["optimizer"], regularise, bias_lr_factor)
+    average = build_average(network, specs.get("average", {"name": "none"}))
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    penalised = [parameter for parameter in trained if regularise == "all" or parameter.dim() > 1]
+    loss, precision = build_loss(specs["loss"]), pick_precision(precision, device)
+    return Trainer(network, optimizers, average, loss, penalised, l1, mean, std, precision)
 
 
 def build_loss(spec: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -126,17 +149,32 @@ def build_loss(spec: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def train_epoch(
-    trainer: Trainer, batches: Iterable[Split], lrs: Sequence[float], momenta: Sequence[float], first_step: int
+    trainer: Trainer, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float], first_step: int
 ) -> Iterator[Step]:
     """One update a batch, at the learning rate and the momentum of the same place in `lrs` and `momenta`.
 
-    Raises InputError, naming step (counted from `first_step`) and learning rate, when the loss is not finite.
+    On a GPU the steps come some at a time, for reading one makes the processor wait for the GPU. Raises InputError,
+    naming step (counted from `first_step`) and learning rate, when the loss is not finite.
     """
+    unread_limit = 1 if trainer.device.type == "cpu" else UNREAD
+    unread = []
     for number, (batch, lr, momentum) in enumerate(zip(batches, lrs, momenta, strict=True), start=first_step):
-        step = trainer.step(batch, lr, momentum)
-        if not np.isfinite(step.objective + step.penalty):
+        unread.append((number, trainer.step(batch, lr, momentum), len(batch.labels), float(lr)))
+        if trainer.average:
+            trainer.average.follow(trainer.network, number + 1)
+        if len(unread) == unread_limit:
+            yield from _read(unread)
+            unread = []
+    yield from _read(unread)
+
+
+def _read(steps: Sequence[tuple[int, Tensor, int, float]]) -> Iterator[Step]:
+    """The steps, (number, values, images, learning rate) each, off the device in one go."""
+    values = torch.stack([step[1] for step in steps]).tolist() if steps else []
+    for (number, _, images, lr), (objective, penalty, loss, correct) in zip(steps, values, strict=True):
+        if not np.isfinite(objective + penalty):
             raise InputError(
-                f"training diverged: the loss is {step.objective} at step {number}, learning rate {lr:.3g}; "
+                f"training diverged: the loss is {objective} at step {number}, learning rate {lr:.3g}; "
                 f"lower lr_max (`dvc exp run -S lr_max={lr / 4:.2g}`) or use `lr_max: find`"
             )
-        yield step
+        yield Step(objective, penalty, loss, int(correct), images, lr)

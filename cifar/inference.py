@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -21,15 +22,37 @@ def predict(
     mean: Sequence[float],
     std: Sequence[float],
     precision: torch.dtype = torch.float32,
+    augmentation: str = "none",
     batch_size: int = 500,
 ) -> np.ndarray:
-    """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; the network's mode is restored."""
+    """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; the network's mode is restored.
+
+    With test-time augmentation they are the weighted mean over several views of each image: see `views`.
+    """
     device = next(network.parameters()).device
     was_training, _ = network.training, network.eval()
     logits = []
     for start in range(0, len(images), batch_size):
         batch = normalise(torch.from_numpy(images[start : start + batch_size]).to(device), mean, std)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
-            logits.append(network(batch).float().cpu())
+            seen = [weight * network(view).float() for weight, view in views(batch, augmentation)]
+        logits.append(sum(seen[1:], seen[0]).cpu())
     network.train(was_training)
     return torch.cat(logits).numpy()
+
+
+def views(inputs: Tensor, augmentation: str) -> list[tuple[float, Tensor]]:
+    """What a network looks at in place of inputs (N, C, H, W), with the weights of each, which sum to 1.
+
+    `none` is the inputs themselves; `flip` them and their mirror images; `flip_shift` also both of these shifted by a
+    pixel up and left, and down and right, with reflected borders, which together weigh as much as the unshifted ones:
+    airbench94's six views.
+    """
+    places = [(1.0, inputs)]
+    if augmentation == "flip_shift":
+        height, width = inputs.shape[2:]
+        padded = F.pad(inputs, (1, 1, 1, 1), mode="reflect")
+        places = [(0.5, inputs), (0.25, padded[..., :height, :width]), (0.25, padded[..., 2:, 2:])]
+    if augmentation == "none":
+        return places
+    return [(weight / 2, view) for weight, place in places for view in (place, place.flip(-1))]

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from cifar.data import IMAGE_SIZE
 from cifar.winograd import Conv3x3
 
+PATCH = 2  # pixels a side, of what AirNet's first layer whitens
+
 
 class Residual(nn.Sequential):
     """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
@@ -105,7 +107,76 @@ class ResNet18(nn.Module):
         return self.linear(self.pool(x).flatten(1))
 
 
-NETWORKS = {"custom_resnet": CustomResNet, "resnet18": ResNet18}
+class AirGroup(nn.Module):
+    """Convolution, pooling, norm and GELU, then `depth` - 1 further convolutions at the same width.
+
+    The norms have no weights, and each convolution starts as the identity on as many channels as come in. With a depth
+    of 3 the input of the last two is added to their output, before its GELU.
+    """
+
+    def __init__(self, width_in: int, width: int, depth: int, norm_momentum: float):
+        super().__init__()
+        self.convs = nn.ModuleList(Conv3x3(width_in if i == 0 else width, width, bias=False) for i in range(depth))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-12, momentum=norm_momentum) for _ in range(depth))
+        self.pool = nn.MaxPool2d(2)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])
+            norm.weight.requires_grad = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = first = F.gelu(self.norms[0](self.pool(self.convs[0](x))))
+        for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
+            x = F.gelu(norm(conv(x)))
+        x = self.norms[-1](self.convs[-1](x))
+        return F.gelu(x + first if len(self.convs) > 2 else x)
+
+
+class AirNet(nn.Module):
+    """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
+
+    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels and is not trained but for
+    its bias: see `whiten`. `widths` are those of the three groups. airbench94 is (64, 256, 256) with a depth of 2, of
+    1,972,792 parameters, 288 of them frozen and 1,152 more the norms' weights; airbench96 (128, 512, 512) with 3.
+    """
+
+    def __init__(self, widths: Sequence[int], depth: int, norm_momentum: float, logit_scale: float):
+        super().__init__()
+        self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
+        self.prep[0].weight.requires_grad = False
+        width_in = self.prep[0].out_channels
+        for number, width in enumerate(widths, start=1):
+            self.add_module(f"layer{number}", AirGroup(width_in, width, depth, norm_momentum))
+            width_in = width
+        self.pool = nn.MaxPool2d(3)
+        self.linear = nn.Linear(width_in, 10, bias=False)
+        self.logit_scale = logit_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.prep(images)  # (N, 24, 31, 31)
+        x = self.layer3(self.layer2(self.layer1(x)))  # 15, 7 and then 3 a side
+        return self.linear(self.pool(x).flatten(1)) * self.logit_scale
+
+    def whiten(self, images: Tensor) -> None:
+        """Set the first layer's filters by training images (N, 3, 32, 32), normalised: see `whitening_filters`."""
+        with torch.no_grad():
+            self.prep[0].weight.copy_(whitening_filters(images))
+
+
+def whitening_filters(images: Tensor) -> Tensor:
+    """Filters (24, 3, 2, 2) whose outputs are uncorrelated and of unit size over the patches of images (N, 3, H, W).
+
+    They are the eigenvectors of the patches' covariance, each divided by the root of its eigenvalue (and of a little
+    more, lest it blow up noise), and their negatives. Page, "How to Train Your ResNet 8" (2019); the form is
+    airbench94's.
+    """
+    patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (N, 3, H-1, W-1, 2, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2)
+    eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (eigenvectors / torch.sqrt(eigenvalues + 5e-4)).T.reshape(-1, 3, PATCH, PATCH)
+    return torch.cat([filters, -filters])
+
+
+NETWORKS = {"airnet": AirNet, "custom_resnet": CustomResNet, "resnet18": ResNet18}
 
 
 def build_network(spec: dict[str, Any], seed: int) -> nn.Module:

@@ -5,13 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cifar.data import Split
-from cifar.engine import Trainer
+from cifar.engine import Batch, Trainer
 
 
 def sweep(
     trainer: Trainer,
-    batches: Iterable[Split],
+    batches: Iterable[Batch],
     lrs: np.ndarray,
     smoothing: float,
     stop_factor: float,
@@ -24,7 +23,7 @@ def sweep(
     """
     rows, average = [], 0.0
     for number, (lr, batch) in enumerate(zip(lrs, batches, strict=False), start=1):
-        loss = trainer.step(batch, lr).objective
+        loss = trainer.step(batch, lr)[0].item()
         if not np.isfinite(loss):
             break
         average += smoothing * (loss - average)

@@ -8,6 +8,7 @@ from cifar.data import IMAGE_SIZE
 
 TRAINING_IMAGES = 50_000  # of CIFAR-10
 LAYERS = {  # where Grad-CAM can look, shallow to deep
+    "airnet": ("prep", "layer1", "layer2", "layer3"),
     "custom_resnet": ("prep", "layer1", "layer2", "layer3"),
     "resnet18": ("prep", "layer1", "layer2", "layer3", "layer4"),
 }
@@ -43,6 +44,14 @@ Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 class Shapes(Section):
     train: Annotated[int, Field(ge=10, le=1_000_000)]
     test: Annotated[int, Field(ge=10, le=1_000_000)]
+
+
+class AirNet(Section):
+    name: Literal["airnet"]
+    widths: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=3, max_length=3)]
+    depth: Annotated[int, Field(ge=2, le=3)]
+    norm_momentum: Annotated[float, Field(gt=0, le=1)]
+    logit_scale: Positive
 
 
 class CustomResNet(Section):
@@ -115,6 +124,14 @@ class Adam(Section):
         return self.beta1
 
 
+class Muon(SGD):
+    """Muon for the convolutions' filters, and SGD for all else."""
+
+    name: Literal["muon"]
+    filter_momentum: Fraction
+    filter_lr_factor: Positive
+
+
 class OneCycle(Section):
     name: Literal["one_cycle"]
     anneal: Literal["linear", "cosine"]
@@ -142,6 +159,16 @@ class Plateau(Section):
 
 class Constant(Section):
     name: Literal["constant"]
+
+
+class NoAverage(Section):
+    name: Literal["none"]
+
+
+class ExponentialAverage(Section):
+    name: Literal["ema"]
+    decay: Fraction
+    every: Count
 
 
 class RangeTest(Section):
@@ -172,22 +199,25 @@ class Params(Section):
     shapes: Shapes
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     val_size: Annotated[int, Field(ge=0)]
-    model: Annotated[CustomResNet | ResNet18, Field(discriminator="name")]
+    model: Annotated[AirNet | CustomResNet | ResNet18, Field(discriminator="name")]
     augment: list[Transform]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Count
     loss: Annotated[CrossEntropy | NLL, Field(discriminator="name")]
-    optimizer: Annotated[SGD | Adam, Field(discriminator="name")]
+    optimizer: Annotated[SGD | Adam | Muon, Field(discriminator="name")]
     l1: NotNegative
     regularise: Literal["all", "weights"]
+    bias_lr_factor: Positive
     lr_max: LearningRate
     lr_min: LearningRate
     schedule: Annotated[OneCycle | Triangular | StepDecay | Plateau | Constant, Field(discriminator="name")]
+    average: Annotated[NoAverage | ExponentialAverage, Field(discriminator="name")]
     select: Literal["last", "best"]
     train_scores: Literal["running", "eval"]
     precision: Literal["auto", "bf16", "fp32"]
     deterministic: bool
     lr_find: RangeTest
+    test_time_augmentation: Literal["none", "flip", "flip_shift"]
     gallery_size: Annotated[int, Field(ge=1, le=100)]
     gradcam: GradCAM
 

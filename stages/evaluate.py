@@ -4,6 +4,8 @@ Reads the model and the test images; writes the figures, the tables behind the c
 class, and the predictions, on which the later stages build.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 
@@ -13,6 +15,7 @@ from cifar.device import pick_device, prepare
 from cifar.files import write_csv, write_json
 from cifar.inference import predict
 from cifar.models import load_model
+from cifar.params import load_params
 from cifar.predictions import Predictions, save_predictions
 from cifar.scores import (
     accuracy,
@@ -25,6 +28,7 @@ from cifar.scores import (
 
 
 def main() -> None:
+    params = load_params("evaluate")
     prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
@@ -33,7 +37,8 @@ def main() -> None:
             f"the model tells {', '.join(model.classes)} apart, not the test images' classes; run `dvc repro`"
         )
 
-    logits = predict(model.network.to(pick_device()), images, model.mean, model.std)
+    logits_of = partial(predict, model.network.to(pick_device()), images, model.mean, model.std)
+    logits = logits_of()
     predictions = predicted_classes(logits)
 
     save_predictions(Predictions(logits, labels, predictions))
@@ -49,6 +54,9 @@ def main() -> None:
         "wrong": int(np.count_nonzero(predictions != labels)),
         "images": len(labels),
     }
+    if params.test_time_augmentation != "none":  # reported beside, and used for nothing else
+        views = logits_of(augmentation=params.test_time_augmentation)
+        figures["tta_accuracy"] = accuracy(views, labels)
     write_json("metrics/evaluate.json", figures)
 
 

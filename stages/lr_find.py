@@ -5,7 +5,8 @@ Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: fin
 
 from itertools import count
 
-from cifar.augment import build_policy, training_batches
+from cifar.augment import build_policy
+from cifar.batches import feed
 from cifar.charts import draw_range_test
 from cifar.console import progress, run
 from cifar.data import hold_out, load_split, load_statistics
@@ -23,14 +24,17 @@ def main() -> None:
     everything = load_split("train")
     train = everything.take(hold_out(everything.labels, params.val_size, params.seed)[0])
     mean, std = load_statistics()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
-    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
-    trainer = build_trainer(*specs, params.regularise, params.l1, mean, std, params.precision, params.seed)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
+    specs = {name: section.model_dump() for name, section in sections.items()}
+    regularisation = params.regularise, params.bias_lr_factor, params.l1
+    trainer = build_trainer(specs, *regularisation, mean, std, params.precision, params.seed, train.images)
 
     test = params.lr_find
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
-    epochs = (training_batches(train, policy, params.batch_size, params.seed, epoch) for epoch in count())
-    batches = progress((batch for epoch in epochs for batch in epoch), test.steps, "range test", "step")
+    batches_of = feed(train, policy, trainer.device, params.batch_size, params.seed)
+    endless = (batch for epoch in count() for batch in batches_of(epoch))
+    batches = progress(endless, test.steps, "range test", "step")
     curve = sweep(trainer, batches, lrs, test.smoothing, test.stop_factor)
     suggestion = suggest(curve)
 

@@ -7,8 +7,9 @@ counts of classes and image sizes, a sheet of sample images, and one of images a
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from cifar.augment import build_policy, training_batches
+from cifar.augment import augment_batch, build_policy
 from cifar.console import run
 from cifar.data import epoch_batches, hold_out, load_classes, load_split
 from cifar.files import write_csv, write_json
@@ -30,9 +31,10 @@ def main() -> None:
     mean, std = channel_statistics(train.images)
     samples = first_of_each_class(train.labels, SAMPLES)
     trained_on = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()), params.seed)
-    originals = trained_on.take(epoch_batches(len(trained_on.labels), params.batch_size, params.seed, epoch=0)[0])
-    augmented = next(training_batches(trained_on, policy, params.batch_size, params.seed, epoch=0))
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()))
+    first = epoch_batches(len(trained_on.labels), params.batch_size, params.seed, epoch=0)[0]
+    originals = trained_on.take(first)
+    augmented = augment_batch(policy, torch.from_numpy(originals.images), first, (params.seed, 0, 0)).numpy()
 
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})
@@ -42,9 +44,9 @@ def main() -> None:
     title = f"The first {columns} training images of each class"
     draw_sheet(FOLDER / "samples.png", train.images[samples.ravel()], columns, title, row_labels=classes)
     gap = np.full_like(originals.images[:, :, :1], 255)
-    pairs = np.concatenate([originals.images, gap, augmented.images], axis=2)[:AUGMENTED]
+    pairs = np.concatenate([originals.images, gap, augmented], axis=2)[:AUGMENTED]
     title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
-    captions = [classes[label] for label in augmented.labels[:AUGMENTED]]
+    captions = [classes[label] for label in originals.labels[:AUGMENTED]]
     draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions)
 
 

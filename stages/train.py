@@ -15,12 +15,13 @@ import torchinfo
 from torch import Tensor
 from tqdm import tqdm
 
-from cifar.augment import build_policy, training_batches
+from cifar.augment import build_policy
+from cifar.batches import feed
 from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
 from cifar.device import environment, prepare
-from cifar.engine import Step, Trainer, build_trainer, train_epoch
+from cifar.engine import Batch, Step, Trainer, build_trainer, train_epoch
 from cifar.files import read_json, write_csv, write_json, write_text
 from cifar.inference import predict
 from cifar.models import FOLDER, Model, save_model
@@ -35,24 +36,28 @@ def main() -> None:
     train, val = load_images(params)
     classes = load_classes()
     mean, std = load_statistics()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean, params.seed)
-    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
-    trainer = build_trainer(*specs, params.regularise, params.l1, mean, std, params.precision, params.seed)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
+    specs = {name: section.model_dump() for name, section in sections.items()}
+    regularisation = params.regularise, params.bias_lr_factor, params.l1
+    trainer = build_trainer(specs, *regularisation, mean, std, params.precision, params.seed, train.images)
     machine = environment(trainer.device, trainer.precision, params.deterministic)
-    batches = partial(training_batches, train, policy, params.batch_size, params.seed)
+    batches = feed(train, policy, trainer.device, params.batch_size, params.seed)
     shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
     lr_min, lr_max = learning_rates(params)
     schedule = partial(plan, params.schedule.model_dump(), shape, lr_min, lr_max, params.optimizer.momentum)
 
     checkpoints = Checkpoints(f"train-{fingerprint('train', {'params': params.values(), 'machine': machine})}")
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
+    started = time.monotonic()
     history, best = fit(params, trainer, train, val, batches, schedule, checkpoints)
-    network = trainer.network.cpu()
+    print(f"trained, with validation, in {time.monotonic() - started:.0f} s", flush=True)
+    network = trainer.result.cpu()
     if params.select == "best":
         network.load_state_dict(best)
 
     write_text(FOLDER / "summary.txt", f"{torchinfo.summary(network, (1, 3, 32, 32), verbose=0)}\n")
-    save_model(Model(network, mean, std, classes), specs[0], machine)
+    save_model(Model(network, mean, std, classes), specs["model"], machine)
     chosen = history[best_epoch(history) if params.select == "best" else -1]
     results = {name: value for name, value in chosen.items() if name != "lr"} | {"lr_min": lr_min, "lr_max": lr_max}
     parameters = sum(weights.numel() for weights in network.parameters())
@@ -66,7 +71,7 @@ def fit(
     trainer: Trainer,
     train: Split,
     val: Split,
-    batches: Callable[[int], Iterable[Split]],
+    batches: Callable[[int], Iterable[Batch]],
     schedule: Callable[[list[float]], Plan],
     checkpoints: Checkpoints,
 ) -> tuple[list[dict], dict[str, Tensor] | None]:
@@ -86,7 +91,7 @@ def fit(
             rest = {"lr": float(lrs[-1]), "l1_penalty": round(steps[-1].penalty, 6)}
             history.append({"epoch": epoch + 1} | trained | measure(trainer, val, "val") | rest)
             if params.select == "best" and best_epoch(history) == epoch:
-                best = {name: value.cpu().clone() for name, value in trainer.network.state_dict().items()}
+                best = {name: value.cpu().clone() for name, value in trainer.result.state_dict().items()}
             planned = write_progress(history, schedule)
             checkpoints.save(epoch + 1, trainer.state() | {"history": history, "best": best})
             bar.write(epoch_line(history[-1], params.epochs, len(train.labels), time.monotonic() - started))
@@ -145,7 +150,7 @@ def summarise(steps: list[Step]) -> dict[str, float]:
 
 def measure(trainer: Trainer, split: Split, name: str) -> dict[str, float]:
     """Loss and accuracy on a split's own images, in eval mode, with the weights as they are now."""
-    logits = predict(trainer.network, split.images, trainer.mean, trainer.std, trainer.precision)
+    logits = predict(trainer.result, split.images, trainer.mean, trainer.std, trainer.precision)
     loss = round(cross_entropy(logits, split.labels), 6)
     return {f"{name}_loss": loss, f"{name}_accuracy": accuracy(logits, split.labels)}
 

@@ -1,7 +1,17 @@
-"""What a sheet of images shows: its pixels, and where in them an image lies."""
+"""What a sheet of images shows: its pixels, and where in them an image lies; and what augmentation makes of images."""
+
+from collections.abc import Sequence
 
 import matplotlib.image
 import numpy as np
+import torch
+
+from cifar.augment import Policy, augment_batch
+
+
+def augmented(policy: Policy, images: np.ndarray, key: Sequence[int] = (0, 0, 0)) -> np.ndarray:
+    """Images uint8 (N, 32, 32, 3), the first N of the training images, through `policy` with the draws of `key`."""
+    return augment_batch(policy, torch.from_numpy(images), np.arange(len(images)), key).numpy()
 
 
 def read_png(path: str) -> np.ndarray:

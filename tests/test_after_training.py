@@ -38,7 +38,8 @@ def set_params(**changes) -> None:
 def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     """A folder in which evaluate has run, its test images and the logits that they should have."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "dvc.yaml", folder)
+    for name in "dvc.yaml", "params.yaml":
+        shutil.copy(ROOT / name, folder)
     random = np.random.default_rng(0)
     test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
     save_split("test", test, folder / "data/dataset")

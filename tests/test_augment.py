@@ -2,11 +2,12 @@
 
 import inspect
 
-import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pixels import augmented
 
 from cifar.augment import _transforms, augment_batch, build_policy
 from cifar.console import InputError
@@ -14,6 +15,7 @@ from cifar.params import check_params, read_yaml
 
 MEAN = [0.491400, 0.482158, 0.446531]
 PAD = ("Pad", {"padding": 4, "border_mode": "BORDER_REFLECT_101"})
+SOME_PADDED = ("Pad", {"padding": 4, "p": 0.5})
 CROP = ("RandomCrop", {"height": 32, "width": 32})
 CUTOUT = ("CoarseDropout", {"num_holes_range": [1, 1], "hole_height_range": [8, 8], "hole_width_range": [8, 8],
                             "fill": "mean", "p": 1.0})  # fmt: skip
@@ -25,43 +27,43 @@ def images() -> np.ndarray:
 
 
 def test_same_key_same_images_and_other_keys_others(images):
-    policy = build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, seed=0)
-    first = augment_batch(policy, images, (0, 3, 7))
+    policy = build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN)
+    first = augmented(policy, images, (0, 3, 7))
     for other in [(1, 3, 7), (0, 4, 7), (0, 3, 8)]:
-        assert not np.array_equal(augment_batch(policy, images, other), first)
-    assert np.array_equal(augment_batch(policy, images, (0, 3, 7)), first)
+        assert not np.array_equal(augmented(policy, images, other), first)
+    assert np.array_equal(augmented(policy, images, (0, 3, 7)), first)
     assert np.array_equal(
-        augment_batch(build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, 9), images, (0, 3, 7)), first
+        augmented(build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN), images, (0, 3, 7)), first
     )
 
 
 def test_each_image_has_draws_of_its_own(images):
-    policy = build_policy([("HorizontalFlip", {"p": 0.5})], MEAN, seed=0)
+    policy = build_policy([("HorizontalFlip", {"p": 0.5})], MEAN)
     same = np.repeat(images[:1], 200, axis=0)
-    flipped = (augment_batch(policy, same, (0, 0, 0)) != same).any((1, 2, 3))
+    flipped = (augmented(policy, same) != same).any((1, 2, 3))
     assert 70 < flipped.sum() < 130  # 100 expected, deviation 7
 
 
 def test_crop_is_a_window_of_the_reflected_image(images):
-    policy = build_policy([PAD, CROP], MEAN, seed=0)
-    for image, cropped in zip(images, augment_batch(policy, images, (0, 0, 0)), strict=True):
+    policy = build_policy([PAD, CROP], MEAN)
+    for image, cropped in zip(images, augmented(policy, images), strict=True):
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")  # without repeating the border
         windows = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
         assert any(np.array_equal(cropped, window) for window in windows)
 
 
 def test_crop_reaches_every_place(images):
-    policy = build_policy([PAD, CROP], MEAN, seed=0)
+    policy = build_policy([PAD, CROP], MEAN)
     ramp = np.zeros((2000, 32, 32, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(32)[:, None] + 4, np.arange(32) + 4
-    middle = augment_batch(policy, ramp, (0, 0, 0))[:, 16, 16].astype(int)
+    middle = augmented(policy, ramp)[:, 16, 16].astype(int)
     assert {tuple(place) for place in middle[:, :2]} == {(y, x) for y in range(16, 25) for x in range(16, 25)}
 
 
 def test_cutout_is_one_whole_hole_of_the_mean_colour(images):
-    policy = build_policy([CUTOUT], MEAN, seed=0)
+    policy = build_policy([CUTOUT], MEAN)
     black = np.zeros_like(images)
-    for image in augment_batch(policy, black, (0, 0, 0)):
+    for image in augmented(policy, black):
         hole = image.any(-1)
         rows, columns = np.flatnonzero(hole.any(1)), np.flatnonzero(hole.any(0))
         assert (len(rows), len(columns), hole.sum()) == (8, 8, 64)
@@ -70,25 +72,31 @@ def test_cutout_is_one_whole_hole_of_the_mean_colour(images):
 
 def test_images_are_not_changed_in_place(images):
     before = images.copy()
-    augment_batch(build_policy([CUTOUT], MEAN, seed=0), images, (0, 0, 0))
+    augmented(build_policy([CUTOUT], MEAN), images)
     assert np.array_equal(images, before)
 
 
 def test_no_transforms_leave_the_images_as_they_are(images):
-    assert np.array_equal(augment_batch(build_policy([], MEAN, seed=0), images, (0, 0, 0)), images)
+    assert np.array_equal(augmented(build_policy([], MEAN), images), images)
 
 
-def test_opencv_constants_go_by_name():
-    policy = build_policy(
-        [("Rotate", {"limit": [-15, 15], "interpolation": "INTER_NEAREST", "fill": 127})], MEAN, seed=0
-    )
-    assert policy.transforms[0].interpolation == cv2.INTER_NEAREST
+def test_opencv_constants_go_by_name(images):
+    rotate = {
+        "limit": [90, 90],
+        "p": 1.0,
+        "border_mode": "BORDER_CONSTANT",
+        "fill": 127,
+        "interpolation": "INTER_NEAREST",
+    }
+    turned = augmented(build_policy([("Rotate", rotate)], MEAN), images)
+    assert {tuple(np.unique(image)) <= tuple(range(256)) for image in turned} == {True}
+    assert np.array_equal(turned[:, 8:24, 8:24], np.rot90(images, axes=(1, 2))[:, 8:24, 8:24])  # no value in between
 
 
 @pytest.mark.parametrize("path", ["params.yaml", "recipes/demo.yaml"])
 def test_shipped_policies_are_valid(path):
     params = check_params(read_yaml(path), path)
-    build_policy([(step.name, step.arguments) for step in params.augment], MEAN, seed=0)
+    build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
 
 
 @pytest.mark.parametrize(("transform", "message"), [
@@ -108,15 +116,37 @@ def test_shipped_policies_are_valid(path):
 ])  # fmt: skip
 def test_bad_policies_are_refused_in_one_line(transform, message):
     with pytest.raises(InputError) as caught:
-        build_policy([transform], MEAN, seed=0)
+        build_policy([transform], MEAN)
     assert message in str(caught.value)
 
 
-def test_a_transform_that_changes_the_shape_of_some_images_only_is_told(images):
-    policy = build_policy([PAD, CROP], MEAN, seed=0)
-    policy.transforms[1].p = 0.5  # as a pair of transforms might, each valid with the other
-    with pytest.raises(InputError, match="augment ends at 32 x 32 x 3 for some images only"):
-        augment_batch(policy, images, (0, 0, 0))
+@pytest.mark.parametrize("transforms", [
+    [SOME_PADDED, ("RandomCrop", {"height": 32, "width": 32, "p": 0.5})],
+    [SOME_PADDED, ("RandomCrop", {"height": 40, "width": 40}), ("Resize", {"height": 32, "width": 32})],
+])  # fmt: skip
+def test_transforms_that_change_the_shape_of_some_images_only_are_told(images, transforms):
+    with pytest.raises(InputError, match="augment (ends at 32 x 32 x 3 for some images only|does not work on)"):
+        for epoch in range(20):
+            augmented(build_policy(transforms, MEAN), images, (0, epoch, 0))
+
+
+def test_alternating_flips_show_both_sides_in_turn(images):
+    # Jordan (2024), section 3.6: a random half at first, and from then on the other side in each epoch.
+    policy = build_policy([("AlternatingFlip", {})], MEAN)
+    many = np.random.default_rng(1).integers(0, 256, (2000, 32, 32, 3), np.uint8)
+    epochs = [augmented(policy, many, (0, epoch, 0)) for epoch in range(4)]
+    assert np.array_equal(epochs[0], epochs[2]) and np.array_equal(epochs[1], epochs[3])
+    assert np.array_equal(epochs[0], epochs[1][:, :, ::-1])
+    flipped = (epochs[0] != many).any((1, 2, 3))
+    assert 900 < flipped.sum() < 1100  # 1000 expected, deviation 22
+    other = augmented(policy, many, (1, 0, 0))
+    assert 900 < (epochs[0] != other).any((1, 2, 3)).sum() < 1100  # another seed, other halves
+
+
+def test_alternating_flips_go_by_image_not_by_place_in_the_batch(images):
+    policy, index = build_policy([("AlternatingFlip", {})], MEAN), np.array([7, 3, 30])
+    found = augment_batch(policy, torch.from_numpy(images[index]), index, (0, 1, 5))
+    assert np.array_equal(found.numpy(), augmented(policy, images, (0, 1, 0))[index])
 
 
 values = st.recursive(
@@ -143,7 +173,7 @@ def policies(draw) -> list[tuple[str, dict]]:
 def test_any_policy_works_or_is_refused_in_words(transforms):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     try:
-        augmented = augment_batch(build_policy(transforms, MEAN, seed=0), images, (0, 0, 0))
-        assert augmented.shape == images.shape and augmented.dtype == np.uint8
+        found = augmented(build_policy(transforms, MEAN), images)
+        assert found.shape == images.shape and found.dtype == np.uint8
     except InputError as error:
         assert "augment" in str(error) and len(str(error)) > 20

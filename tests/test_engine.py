@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifar.augment import build_policy, training_batches
+from cifar.averaging import build_average
 from cifar.console import InputError
-from cifar.data import Split
-from cifar.engine import build_loss, build_optimizer, build_trainer, train_epoch
-from cifar.inference import normalise, predict
+from cifar.engine import Batch, build_loss, build_trainer, train_epoch
+from cifar.inference import normalise, predict, views
+from cifar.optimizers import build_optimizers
 
 NETWORK = {"name": "custom_resnet", "logit_scale": 0.125}
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
@@ -22,13 +22,15 @@ LOSS = {"name": "cross_entropy", "label_smoothing": 0.1}
 
 
 def make_trainer(optimizer=SGD, regularise="all", l1=0.0):
-    return build_trainer(NETWORK, optimizer, LOSS, regularise, l1, MEAN, STD, "fp32", seed=0)
+    specs = {"model": NETWORK, "optimizer": optimizer, "loss": LOSS}
+    return build_trainer(specs, regularise, 1.0, l1, MEAN, STD, "fp32", 0, np.zeros((1, 32, 32, 3), np.uint8))
 
 
 @pytest.fixture
-def batch() -> Split:
+def batch() -> Batch:
     random = np.random.default_rng(0)
-    return Split(random.integers(0, 256, (8, 32, 32, 3), np.uint8), random.integers(0, 10, 8, np.uint8))
+    images, labels = random.integers(0, 256, (8, 32, 32, 3), np.uint8), random.integers(0, 10, 8, np.uint8)
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
 
 
 def test_two_steps_equal_nesterov_momentum_written_out(batch):
@@ -36,12 +38,11 @@ def test_two_steps_equal_nesterov_momentum_written_out(batch):
     starts = copy.deepcopy(list(reference.parameters()))
     velocities = [torch.zeros_like(weight) for weight in reference.parameters()]
     momenta = {0.05: 0.9, 0.02: 0.7}  # cycled
-    # To the bit the same inputs, for maxima in so small a batch tip over at the least change.
-    inputs = normalise(torch.from_numpy(batch.images), MEAN, STD)
+    inputs = normalise(batch.images, MEAN, STD)  # to the bit: maxima in so small a batch tip over at the least change
     for lr in (0.05, 0.02):
         found = trainer.step(batch, lr, momenta[lr])
         log_probabilities = F.log_softmax(reference(inputs), 1)
-        wanted = F.one_hot(torch.from_numpy(batch.labels).long(), 10) * 0.9 + 0.01  # label smoothing 0.1
+        wanted = F.one_hot(batch.labels, 10) * 0.9 + 0.01  # label smoothing 0.1
         objective = -(wanted * log_probabilities).sum(1).mean()
         reference.zero_grad()
         objective.backward()
@@ -50,9 +51,9 @@ def test_two_steps_equal_nesterov_momentum_written_out(batch):
                 gradient = weight.grad + 5e-4 * weight
                 velocity.mul_(momenta[lr]).add_(gradient)
                 weight.sub_(lr * (gradient + momenta[lr] * velocity))
-        assert found.objective == pytest.approx(objective.item(), rel=1e-4)
-        expected_loss = -log_probabilities[range(8), batch.labels.astype(int)].sum().item()
-        assert found.loss == pytest.approx(expected_loss, rel=1e-4)
+        assert found[0].item() == pytest.approx(objective.item(), rel=1e-4)
+        expected_loss = -log_probabilities[range(8), batch.labels].sum().item()
+        assert found[2].item() == pytest.approx(expected_loss, rel=1e-4)
     for start, ours, theirs in zip(starts, trainer.network.parameters(), reference.parameters(), strict=True):
         assert (ours - theirs).norm() < 0.05 * (theirs - start).norm()
 
@@ -91,14 +92,14 @@ ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
 def test_weight_decay_pulls_on_all_parameters_or_on_weights_alone(spec, with_decay, without):
     for regularise, vectors in ("all", with_decay), ("weights", without):
         network = toy()
-        steps = moved(network, build_optimizer(network, spec, regularise), lr=0.01)
+        steps = moved(network, build_optimizers(network, spec, regularise, 1.0)[0], lr=0.01)
         assert steps == pytest.approx([-0.01 * with_decay, *[-0.01 * vectors] * 3], rel=1e-4)
 
 
 def test_the_second_step_of_adam_is_that_of_the_paper():
     # Kingma & Ba (2015), algorithm 1, with the gradient 0.5, then -1, and L2 of 0.1 on the weight as it is then.
     network, weight, m, v = toy(), 2.0, 0.0, 0.0
-    optimizer = build_optimizer(network, ADAM, "all")
+    optimizer = build_optimizers(network, ADAM, "all", 1.0)[0]
     for t, raw in enumerate([0.5, -1.0], start=1):
         for parameter in network.parameters():
             torch.nn.init.constant_(parameter.grad, raw)
@@ -112,9 +113,12 @@ def test_the_second_step_of_adam_is_that_of_the_paper():
 def test_adams_beta1_takes_momentums_part(batch):
     trainer = make_trainer(ADAM)
     trainer.step(batch, 0.001, momentum=0.85)
-    assert trainer.optimizer.param_groups[0]["betas"] == (0.85, 0.99)
+    assert trainer.optimizers[0].param_groups[0]["betas"] == (0.85, 0.99)
     trainer.step(batch, 0.001)
-    assert trainer.optimizer.param_groups[0]["betas"] == (0.85, 0.99)
+    assert trainer.optimizers[0].param_groups[0]["betas"] == (0.85, 0.99)
+
+
+MUON = SGD | {"name": "muon", "filter_momentum": 0.6, "filter_lr_factor": 0.25}
 
 
 @pytest.mark.parametrize("regularise", ["all", "weights"])
@@ -122,10 +126,10 @@ def test_l1_adds_its_slope_to_the_gradient_and_is_reported_apart(batch, regulari
     plain = {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     without, with_l1 = make_trainer(plain, regularise), make_trainer(plain, regularise, l1=1e-3)
     starts = copy.deepcopy(list(without.network.parameters()))
-    one, other = without.step(batch, 1.0), with_l1.step(batch, 1.0)
-    assert (one.objective, one.loss, one.penalty) == (other.objective, other.loss, 0.0)
+    (objective, penalty, loss, _), other = without.step(batch, 1.0).tolist(), with_l1.step(batch, 1.0).tolist()
+    assert (objective, loss, penalty) == (other[0], other[2], 0.0)
     pulled = [start for start in starts if regularise == "all" or start.dim() > 1]
-    assert other.penalty == pytest.approx(1e-3 * sum(start.abs().sum().item() for start in pulled), rel=1e-5)
+    assert other[1] == pytest.approx(1e-3 * sum(start.abs().sum().item() for start in pulled), rel=1e-5)
     for start, ours, theirs in zip(starts, without.network.parameters(), with_l1.network.parameters(), strict=True):
         is_pulled = regularise == "all" or start.dim() > 1
         assert torch.allclose(ours - theirs, 1e-3 * start.sign() * is_pulled, atol=1e-6)
@@ -146,32 +150,39 @@ def test_nll_of_log_softmax_is_cross_entropy():
 def test_step_counts_what_was_right_before_the_update(batch):
     trainer = make_trainer()
     for _ in range(30):
-        step = trainer.step(batch, 0.05)
+        (step,) = train_epoch(trainer, [batch], [0.05], [0.9], first_step=0)
     assert (step.correct, step.images, step.lr) == (8, 8, 0.05)  # eight images are learnt by heart
 
 
-def test_restored_trainer_goes_on_bit_for_bit(batch):
-    one, other = make_trainer(), make_trainer()
-    one.step(batch, 0.1)
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, MUON], ids=lambda spec: spec["name"])
+def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer):
+    one, other = make_trainer(optimizer), make_trainer(optimizer)
+    one, other = (
+        trainer._replace(average=build_average(trainer.network, {"name": "ema", "decay": 0.5, "every": 1}))
+        for trainer in (one, other)
+    )
+    list(train_epoch(one, [batch] * 2, [0.1] * 2, [0.9] * 2, first_step=0))
     other.restore(copy.deepcopy(one.state()))
-    assert one.step(batch, 0.1) == other.step(batch, 0.1)
-    for ours, theirs in zip(one.network.state_dict().values(), other.network.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    for trainer in (one, other):
+        list(train_epoch(trainer, [batch], [0.1], [0.9], first_step=2))
+    for network in "network", "result":
+        ours, theirs = (getattr(trainer, network).state_dict().values() for trainer in (one, other))
+        assert all(torch.equal(value, same) for value, same in zip(ours, theirs, strict=True))
 
 
-def test_epoch_shows_every_image_once_in_an_order_of_its_own(batch):
-    images = np.zeros((50, 32, 32, 3), np.uint8)
-    images[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
-    split = Split(images, (np.arange(50) % 10).astype(np.uint8))
-    policy = build_policy([], MEAN, seed=0)
-    orders = []
-    for epoch in (0, 1):
-        batches = list(training_batches(split, policy, 16, seed=3, epoch=epoch))
-        assert [len(part.labels) for part in batches] == [16, 16, 16, 2]
-        orders.append(np.concatenate([part.images[:, 0, 0, 0] for part in batches]))
-        assert np.array_equal(np.concatenate([part.labels for part in batches]), orders[-1] % 10)
-        assert sorted(orders[-1]) == list(range(50))
-    assert not np.array_equal(*orders)
+def test_the_average_is_that_of_the_weights_after_every_second_step(batch):
+    trainer = make_trainer()
+    trainer = trainer._replace(average=build_average(trainer.network, {"name": "ema", "decay": 0.2, "every": 2}))
+    seen = []
+    for first_step in range(6):
+        list(train_epoch(trainer, [batch], [0.05], [0.9], first_step))
+        seen.append({name: value.double() for name, value in trainer.network.state_dict().items()})
+        assert (trainer.result is trainer.network) == (first_step == 0)
+    # After 2, 4 and 6 steps: the weights as they are; 2/11 of the average, as it is young; 0.2, which is below 3/12.
+    for name, value in trainer.result.state_dict().items():
+        if value.dtype == torch.float32:
+            expected = 0.2 * (2 / 11 * seen[1][name] + 9 / 11 * seen[3][name]) + 0.8 * seen[5][name]
+            assert torch.allclose(value.double(), expected, rtol=1e-5, atol=1e-7), name
 
 
 def test_divergence_stops_at_once_and_names_step_and_rate(batch):
@@ -194,10 +205,36 @@ def test_normalised_images_have_mean_0_and_deviation_1():
 def test_prediction_uses_eval_mode_and_leaves_the_mode_as_it_was(batch):
     network = make_trainer().network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    logits = predict(network, batch.images, MEAN, STD, batch_size=3)
+    logits = predict(network, batch.images.numpy(), MEAN, STD, batch_size=3)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
-        expected = network.eval()(normalise(torch.from_numpy(batch.images), MEAN, STD))
+        expected = network.eval()(normalise(batch.images, MEAN, STD))
     assert logits == pytest.approx(expected.numpy(), abs=1e-5)
     assert logits.dtype == np.float32
+
+
+def test_views_are_the_image_its_mirror_and_both_a_pixel_aside():
+    image = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).view(2, 3, 32, 32)
+    ramp = image.numpy()
+    padded = np.pad(ramp, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    up, down = padded[..., :32, :32], padded[..., 2:, 2:]
+    expected = {
+        "none": [(1, ramp)],
+        "flip": [(0.5, ramp), (0.5, ramp[..., ::-1])],
+        "flip_shift": [(0.25, ramp), (0.25, ramp[..., ::-1]), (0.125, up), (0.125, up[..., ::-1])]
+        + [(0.125, down), (0.125, down[..., ::-1])],
+    }
+    for augmentation, wanted in expected.items():
+        found = views(image, augmentation)
+        assert [weight for weight, _ in found] == [weight for weight, _ in wanted]
+        assert all(np.array_equal(view.numpy(), other) for (_, view), (_, other) in zip(found, wanted, strict=True))
+
+
+def test_test_time_augmentation_averages_the_logits_of_its_views(batch):
+    network, images = make_trainer().network, batch.images.numpy()
+    both = (predict(network, images, MEAN, STD) + predict(network, images[:, :, ::-1].copy(), MEAN, STD)) / 2
+    found = predict(network, images, MEAN, STD, augmentation="flip")
+    assert found == pytest.approx(both, abs=1e-5)
+    mirrored = predict(network, images[:, :, ::-1].copy(), MEAN, STD, augmentation="flip")
+    assert mirrored == pytest.approx(found, abs=1e-5)

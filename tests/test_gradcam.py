@@ -9,7 +9,8 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from cifar.augment import build_policy, training_batches
+from cifar.augment import build_policy
+from cifar.batches import feed
 from cifar.engine import Trainer, build_trainer, train_epoch
 from cifar.gradcam import heatmaps
 from cifar.inference import normalise, predict
@@ -172,17 +173,10 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     network = {"name": "custom_resnet", "logit_scale": 0.125}
     sgd = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.0}
     loss = {"name": "cross_entropy", "label_smoothing": 0.1}
-    trainer = build_trainer(network, sgd, loss, "all", 0.0, MEAN, STD, "auto", seed=0)
-    policy = build_policy([], MEAN, seed=0)
-    list(
-        train_epoch(
-            trainer,
-            training_batches(train, policy, 64, 0, 0),
-            one_cycle(50, 20, "linear", 0.01, 0.1, 0.01),
-            [0.9] * 50,
-            0,
-        )
-    )
+    specs = {"model": network, "optimizer": sgd, "loss": loss}
+    trainer = build_trainer(specs, "all", 1.0, 0.0, MEAN, STD, "auto", 0, train.images)
+    batches = feed(train, build_policy([], MEAN), trainer.device, 64, seed=0)(0)
+    list(train_epoch(trainer, batches, one_cycle(50, 20, "linear", 0.01, 0.1, 0.01), [0.9] * 50, 0))
     return trainer, test.images, masks
 
 

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +11,7 @@ import torchvision
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
-from cifar.networks import build_network, build_norm
+from cifar.networks import build_network, build_norm, whitening_filters
 from cifar.schema import LAYERS
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
@@ -121,6 +122,69 @@ def test_layer_norm_is_over_channels_and_places_together(images):
     torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     expected = F.layer_norm(images, images.shape[1:]) * norm.weight[:, None, None] + norm.bias[:, None, None]
     assert torch.allclose(norm(images), expected, atol=1e-5)
+
+
+AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters, two numbers a norm channel, 10 classes
+    "airbench94": ({"name": "airnet", "widths": [64, 256, 256], "depth": 2}, 1_972_792),
+    "airbench96": ({"name": "airnet", "widths": [128, 512, 512], "depth": 3}, 12_721_208),
+}
+
+
+@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("name", AIRNETS)
+def test_airnet_is_its_description_written_out(name, is_training, images):
+    spec, count = AIRNETS[name]
+    network = shuffled_network(spec | {"norm_momentum": 0.4, "logit_scale": 0.1}).train(is_training)
+    assert sum(weights.numel() for weights in network.parameters()) == count
+    w = {name: value.clone() for name, value in network.state_dict().items()}
+
+    def conv(x: Tensor, layer: str, i: int, pool: int = 1) -> Tensor:
+        x = F.max_pool2d(F.conv2d(x, w[f"{layer}.convs.{i}.weight"], padding=1), pool)
+        key = f"{layer}.norms.{i}"
+        statistics = w[f"{key}.running_mean"], w[f"{key}.running_var"]
+        return F.batch_norm(x, *statistics, w[f"{key}.weight"], w[f"{key}.bias"], is_training, eps=1e-12)
+
+    x = F.gelu(F.conv2d(images, w["prep.0.weight"], w["prep.0.bias"]))
+    for layer in ("layer1", "layer2", "layer3"):
+        first = F.gelu(conv(x, layer, 0, pool=2))
+        if spec["depth"] == 2:
+            x = F.gelu(conv(first, layer, 1))
+        else:
+            x = F.gelu(conv(F.gelu(conv(first, layer, 1)), layer, 2) + first)
+    expected = F.linear(F.max_pool2d(x, 3).flatten(1), w["linear.weight"]) * 0.1
+
+    with torch.no_grad():
+        logits = network(images)
+    assert logits.shape == (4, 10) and expected.std() > 0.01
+    assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_airnets_whitening_and_norm_weights_are_not_trained():
+    network = build_network(AIRNETS["airbench94"][0] | {"norm_momentum": 0.4, "logit_scale": 0.1}, seed=0)
+    frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
+    norms = {f"layer{i}.norms.{j}.weight" for i in (1, 2, 3) for j in (0, 1)}
+    assert frozen == {"prep.0.weight"} | norms
+
+
+def test_airnets_convolutions_start_as_the_identity():
+    network = build_network(AIRNETS["airbench94"][0] | {"norm_momentum": 0.4, "logit_scale": 0.1}, seed=0)
+    x = torch.randn(2, 24, 8, 8)
+    assert torch.allclose(network.layer1.convs[0](x)[:, :24], x, atol=1e-5)
+    x = torch.randn(2, 256, 8, 8)
+    assert torch.allclose(network.layer2.convs[1](x), x, atol=1e-5)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_unit_size():
+    random = np.random.default_rng(0)
+    smooth = torch.nn.functional.avg_pool2d(torch.from_numpy(random.normal(size=(60, 3, 34, 34))).float(), 3, stride=1)
+    smooth[:, 1] += 2 * smooth[:, 0]  # channels that go together
+    filters = whitening_filters(smooth)
+    assert filters.shape == (24, 3, 2, 2) and torch.equal(filters[12:], -filters[:12])
+    outputs = F.conv2d(smooth, filters[:12]).permute(1, 0, 2, 3).reshape(12, -1).double()
+    moments = (outputs @ outputs.T / outputs.shape[1]).numpy()
+    sizes = np.diag(moments)  # 1 but for the 5e-4 that keeps the noise of the smallest eigenvalues down
+    assert (sizes <= 1.001).all() and sizes[-1] == pytest.approx(1, abs=0.01) and (np.diff(sizes) > -1e-3).all()
+    assert np.abs(moments - np.diag(sizes)).max() < 0.02
 
 
 def test_logit_scale_scales_the_logits(images):

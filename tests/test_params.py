@@ -32,6 +32,7 @@ GOOD = read_yaml(ROOT / "params.yaml") | {
     },
 }
 RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+AIRNET = {"name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
 STEP = {"name": "step", "every": 4, "factor": 0.8}
 PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
@@ -114,7 +115,7 @@ WRONG_PARAMS = [
     ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
-    ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'custom_resnet', 'resnet18'"),
+    ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
     (
         {"schedule__name": "cosine"},
         "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular', 'step', 'plateau', 'constant'",
@@ -250,7 +251,7 @@ def test_the_layers_named_for_grad_cam_are_the_networks_own():
     from cifar.networks import NETWORKS, build_network
 
     assert LAYERS.keys() == NETWORKS.keys()
-    for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET):
+    for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET, AIRNET):
         assert set(LAYERS[spec["name"]]) <= set(dict(build_network(spec, seed=0).named_children()))
 
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from cifar.engine import Step
 from cifar.range_test import suggest, sweep
 from cifar.schedules import exponential
 
@@ -17,7 +17,7 @@ class Scripted:
 
     def step(self, batch, lr):
         self.lrs.append(lr)
-        return Step(objective=next(self.losses), penalty=0.0, loss=0.0, correct=0, images=1, lr=lr)
+        return torch.tensor([next(self.losses), 0.0, 0.0, 0.0], dtype=torch.float64)
 
 
 def curve_of(losses, lrs=None, smoothing=1.0, stop_factor=5.0):

@@ -10,28 +10,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pixels import augmented
 from projects import TINY, create
 
-from cifar.augment import augment_batch, build_policy
+from cifar.augment import build_policy
 from cifar.params import read_yaml
 from cifar.schedules import plan
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ["eva4-s11", "eva4-s8", "eva5-s9", "eva6-s8", "resnet18-layernorm"]
+RECIPES = sorted([*SYSTEMS, "best", "demo", "fast"])
 MEAN = [0.491400, 0.482158, 0.446531]
-
-
-def augmented(recipe: str, images: np.ndarray) -> np.ndarray:
-    steps = [(step["name"], {k: v for k, v in step.items() if k != "name"}) for step in recipe_of(recipe)["augment"]]
-    return augment_batch(build_policy(steps, MEAN, seed=0), images, (0, 0, 0))
 
 
 def recipe_of(name: str) -> dict:
     return read_yaml(ROOT / f"recipes/{name}.yaml")
 
 
-def test_the_five_systems_and_the_demo_have_a_recipe_each():
-    assert sorted(path.stem for path in ROOT.glob("recipes/*.yaml")) == sorted([*SYSTEMS, "demo"])
+def test_the_five_systems_the_demo_and_our_own_have_a_recipe_each():
+    assert sorted(path.stem for path in ROOT.glob("recipes/*.yaml")) == RECIPES
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -78,10 +75,8 @@ def test_cutout_holes_are_whole_of_the_stated_size_number_and_share_and_of_the_m
 ):
     recipe = recipe_of(name)
     (cutout,) = [step for step in recipe["augment"] if step["name"] == "CoarseDropout"]
-    policy = build_policy([("CoarseDropout", {k: v for k, v in cutout.items() if k != "name"})], MEAN, seed=0)
-    found = [
-        len(holes(image, size)) for image in augment_batch(policy, np.zeros((400, 32, 32, 3), np.uint8), (0, 0, 0))
-    ]
+    policy = build_policy([("CoarseDropout", {k: v for k, v in cutout.items() if k != "name"})], MEAN)
+    found = [len(holes(image, size)) for image in augmented(policy, np.zeros((400, 32, 32, 3), np.uint8))]
     drawn = np.count_nonzero(found) / 400
     assert drawn == pytest.approx(share, abs=0.08)
     assert max(found) >= count and (count > 1 or max(found) == 1)
@@ -94,7 +89,7 @@ def test_flips_come_as_often_as_stated(name, horizontal, vertical):
     ramp = np.zeros((1000, 32, 32, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(60, 92), np.arange(60, 92)[:, None]  # red rises to the right, green down
     steps = [(s["name"], {"p": s["p"]}) for s in recipe_of(name)["augment"] if s["name"].endswith("Flip")]
-    seen = augment_batch(build_policy(steps, MEAN, seed=0), ramp, (0, 0, 0)).astype(int)
+    seen = augmented(build_policy(steps, MEAN), ramp).astype(int)
     assert np.mean(seen[:, 0, 0, 0] > seen[:, 0, -1, 0]) == pytest.approx(horizontal, abs=0.05)
     assert np.mean(seen[:, 0, 0, 1] > seen[:, -1, 0, 1]) == pytest.approx(vertical, abs=0.05)
 
@@ -102,11 +97,11 @@ def test_flips_come_as_often_as_stated(name, horizontal, vertical):
 @pytest.mark.parametrize(("name", "degrees"), [("eva4-s8", 15), ("eva5-s9", 8), ("resnet18-layernorm", 5)])
 def test_rotation_stays_within_the_stated_angle_and_reaches_it(name, degrees):
     (rotate,) = [s for s in recipe_of(name)["augment"] if s["name"] == "Rotate"]
-    policy = build_policy([("Rotate", {k: v for k, v in rotate.items() if k != "name"} | {"p": 1.0})], MEAN, seed=0)
+    policy = build_policy([("Rotate", {k: v for k, v in rotate.items() if k != "name"} | {"p": 1.0})], MEAN)
     bar = np.zeros((300, 32, 32, 3), np.uint8)
     bar[:, 15:17, 4:28] = 255
     angles = []
-    for image in augment_batch(policy, bar, (0, 0, 0))[..., 0].astype(float):
+    for image in augmented(policy, bar)[..., 0].astype(float):
         image[:, [*range(4), *range(28, 32)]] = 0  # corners
         y, x = np.nonzero(image > 127.5)
         angles.append(np.degrees(np.arctan(np.polyfit(x, y, 1)[0])))
@@ -132,7 +127,7 @@ def recipes(*words: str) -> subprocess.CompletedProcess:
 
 def test_list_names_every_recipe_with_a_line(project):
     lines = recipes("list").stdout.splitlines()
-    assert [line.split()[0] for line in lines] == sorted([*SYSTEMS, "demo"])
+    assert [line.split()[0] for line in lines] == RECIPES
     assert "89.22 %" in [line for line in lines if line.startswith("eva4-s8 ")][0]
 
 
@@ -181,7 +176,7 @@ def test_outside_version_control_nothing_is_replaced_unless_forced(project):
 def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from demo, eva4-s11, eva4-s8, ")
+    assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from best, demo, eva4-s11, ")
 
 
 def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):

@@ -1,0 +1,52 @@
+"""The training images batch by batch, as the network sees them but for normalising."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cifar.augment import Policy, augment_batch
+from cifar.data import Split, epoch_batches
+from cifar.engine import Batch
+
+
+def feed(
+    split: Split, policy: Policy, device: torch.device, batch_size: int, seed: int
+) -> Callable[[int], Iterator[Batch]]:
+    """A function that gives an epoch's batches by its number, from 0.
+
+    All images lie on the device and are augmented there; transforms that take one image after another would keep a GPU
+    waiting, so other processes make those batches ahead. On a processor they would only compete with training.
+    """
+    workers = 0 if device.type == "cpu" or policy.is_batched else len(os.sched_getaffinity(0)) - 1
+    where = torch.device("cpu") if workers else device
+    placed = Batch(torch.from_numpy(split.images).to(where), torch.from_numpy(split.labels).to(where).long())
+    return partial(training_batches, placed, policy, batch_size, seed, workers)
+
+
+class EpochBatches(Dataset):
+    """An epoch's batches by number: shuffled by (seed, epoch), augmented by (seed, epoch, batch)."""
+
+    def __init__(self, split: Batch, policy: Policy, batch_size: int, seed: int, epoch: int):
+        self.split, self.policy, self.seed, self.epoch = split, policy, seed, epoch
+        self.indices = epoch_batches(len(split.labels), batch_size, seed, epoch)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> Batch:
+        index = self.indices[number]
+        chosen = torch.from_numpy(index).to(self.split.labels.device)
+        images, labels = (values.index_select(0, chosen) for values in self.split)
+        return Batch(augment_batch(self.policy, images, index, (self.seed, self.epoch, number)), labels)
+
+
+def training_batches(
+    split: Batch, policy: Policy, batch_size: int, seed: int, workers: int, epoch: int
+) -> Iterator[Batch]:
+    """The epoch's batches in order, made by `workers` processes, or with 0 by this one: the same in any case."""
+    batches = EpochBatches(split, policy, batch_size, seed, epoch)
+    fork = "fork" if workers else None  # a policy cannot be pickled; the workers do not touch the GPU
+    return iter(DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=fork))

@@ -1,0 +1,51 @@
+"""The training batches: every image once an epoch, and the same ones whoever makes them."""
+
+import numpy as np
+import pytest
+import torch
+
+from cifar.augment import build_policy
+from cifar.batches import feed, training_batches
+from cifar.data import Split
+from cifar.engine import Batch
+
+MEAN = [0.491400, 0.482158, 0.446531]
+CPU = torch.device("cpu")
+
+
+def test_epoch_shows_every_image_once_in_an_order_of_its_own():
+    images = np.zeros((50, 32, 32, 3), np.uint8)
+    images[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
+    split = Split(images, (np.arange(50) % 10).astype(np.uint8))
+    batches_of = feed(split, build_policy([], MEAN), torch.device("cpu"), 16, seed=3)
+    orders = []
+    for epoch in (0, 1):
+        batches = list(batches_of(epoch))
+        assert [len(part.labels) for part in batches] == [16, 16, 16, 2]
+        orders.append(np.concatenate([part.images[:, 0, 0, 0] for part in batches]))
+        assert np.array_equal(np.concatenate([part.labels for part in batches]), orders[-1] % 10)
+        assert sorted(orders[-1]) == list(range(50))
+    assert not np.array_equal(*orders)
+
+
+@pytest.mark.parametrize("transforms", [
+    [("AlternatingFlip", {}), ("Pad", {"padding": 4}), ("RandomCrop", {"height": 32, "width": 32})],
+    [("Rotate", {"limit": [-15, 15]}), ("HorizontalFlip", {"p": 0.5})],
+], ids=["whole batches", "image by image"])  # fmt: skip
+def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (70, 32, 32, 3), np.uint8), random.integers(0, 10, 70, np.uint8)
+    split, policy = Split(images, labels), build_policy(transforms, MEAN)
+    expected = list(feed(split, policy, CPU, 16, seed=3)(2))
+    placed = Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
+    for workers in (1, 2):
+        found = list(training_batches(placed, policy, 16, 3, workers, epoch=2))
+        assert len(found) == len(expected) == 5
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def test_on_a_processor_no_other_process_helps():
+    split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.uint8))
+    for transforms in ([], [("Rotate", {})]):
+        assert feed(split, build_policy(transforms, MEAN), CPU, 2, seed=0).args[4] == 0
