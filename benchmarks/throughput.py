@@ -5,14 +5,8 @@ in a DataLoader with two workers, SGD. Each takes turns in a fresh process: the 
 """
 
 import argparse
-import json
-import platform
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,16 +15,17 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from cifar.augment import build_policy, training_batches
+from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
+from cifar.augment import build_policy
+from cifar.batches import feed
 from cifar.data import Split
 from cifar.device import keep_memory
-from cifar.engine import build_loss, build_trainer
-from cifar.files import write_json
+from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
 from cifar.networks import build_network
-from cifar.params import check_params, read_yaml
+from cifar.schema import Params
 from cifar.winograd import Conv3x3
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps
 
 
@@ -56,89 +51,91 @@ class PlainImages(Dataset):
         return self.transform(self.images[i]), self.labels[i]
 
 
-def plain_steps(split: Split, params) -> Iterator[None]:
-    network = build_network(params.model.model_dump(), seed=0).to(memory_format=torch.contiguous_format)
+def plain_steps(split: Split, params: Params) -> Iterator[None]:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = build_network(params.model.model_dump(), seed=0).to(device, memory_format=torch.contiguous_format)
     for module in network.modules():
         if isinstance(module, Conv3x3):
             module.forward = nn.Conv2d.forward.__get__(module)
-    options = params.optimizer.model_dump(exclude={"name"})
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, **options)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loss_of = build_loss(params.loss.model_dump())
     loader = DataLoader(PlainImages(split), params.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     while True:
         for images, labels in loader:
             optimizer.zero_grad()
-            loss = loss_of(network(images), labels)
+            loss = loss_of(network(images.to(device)), labels.to(device))
             loss.backward()
             optimizer.step()
             loss.item()
             yield
 
 
-def our_steps(split: Split, params) -> Iterator[None]:
+def trainer_of(params: Params, images: np.ndarray) -> Trainer:
+    """The pipeline's trainer, as stages/train.py builds it but for the average."""
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
+    specs = {name: section.model_dump() for name, section in sections.items()}
+    regularisation = params.regularise, params.bias_lr_factor, params.l1
+    return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images)
+
+
+def our_steps(split: Split, params: Params) -> Iterator[None]:
     keep_memory()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN, seed=0)
-    specs = [section.model_dump() for section in (params.model, params.optimizer, params.loss)]
-    trainer = build_trainer(*specs, params.regularise, params.l1, MEAN, STD, params.precision, seed=0)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
+    trainer = trainer_of(params, split.images)
+    batches_of = feed(split, policy, trainer.device, params.batch_size, seed=0)
     epoch = 0
     while True:
-        for batch in training_batches(split, policy, params.batch_size, 0, epoch):
-            trainer.step(batch, 0.01)
+        rates = [0.01] * -(-len(split.labels) // params.batch_size)
+        for _ in train_epoch(trainer, batches_of(epoch), rates, [0.9] * len(rates), first_step=0):
             yield
         epoch += 1
 
 
-def measure(kind: str, steps: int) -> float:
-    """Images a second over `steps` steps, after a warm-up, on random images (their content does not matter)."""
-    params = check_params(read_yaml("params.yaml"), "params.yaml")
+def random_images(count: int) -> Split:
+    """Noise: the speed does not depend on what the images show."""
     random = np.random.default_rng(0)
-    count = params.batch_size * (steps + WARM_UP + 4)  # more than is used: no epoch ends while the clock runs
-    split = Split(random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 10, count, np.uint8))
+    return Split(random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 10, count, np.uint8))
+
+
+def measure(kind: str, recipe: str, steps: int) -> float:
+    """Images a second over `steps` steps, after a warm-up."""
+    params = params_of(recipe)
+    split = random_images(params.batch_size * (steps + WARM_UP + 4))  # more than is used: no epoch ends on the clock
     run = {"plain": plain_steps, "ours": our_steps}[kind](split, params)
     for _ in range(WARM_UP):
         next(run)
+    synchronise()
     started = time.perf_counter()
     for _ in range(steps):
         next(run)
+    synchronise()
     return params.batch_size * steps / (time.perf_counter() - started)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="how often each takes its turn")
-    parser.add_argument("--steps", type=int, default=4, help="training steps a turn")
-    parser.add_argument("--measure", choices=["plain", "ours"], help=argparse.SUPPRESS)  # one turn, in this process
+    parser.add_argument("--images", type=int, default=2048, help="to train on in a turn, about")
+    parser.add_argument("--turn", nargs=3, metavar=("KIND", "RECIPE", "STEPS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.measure:
-        print(measure(arguments.measure, arguments.steps))
+    if arguments.turn:
+        kind, recipe, steps = arguments.turn
+        print(measure(kind, recipe, int(steps)))
         return
 
-    speeds: dict[str, list[float]] = {"plain": [], "ours": []}
-    for number in range(arguments.rounds):
-        for kind, found in speeds.items():
-            turn = [sys.executable, "-m", "benchmarks.throughput", "--measure", kind, "--steps", str(arguments.steps)]
-            found.append(float(subprocess.run(turn, check=True, stdout=subprocess.PIPE, text=True).stdout))
-            print(f"round {number + 1}: {kind:5s} {found[-1]:7.1f} images/s", flush=True)
-
-    ratios = [ours / plain for ours, plain in zip(speeds["ours"], speeds["plain"], strict=True)]
-    result = {
-        "processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(), "rounds": arguments.rounds, "steps": arguments.steps,
-        "images_per_second": {kind: {"median": statistics.median(found), "lowest": min(found), "highest": max(found)}
-                              for kind, found in speeds.items()},
-        "ratio": {"median": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)},
-    }  # fmt: skip
-    write_json(Path(__file__).with_suffix(".json"), result)
-    print(json.dumps(result, indent=2))
-
-
-def processor() -> str:
-    """The processor's name as the kernel tells it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    rows = []
+    for recipe in RECIPES:
+        params = params_of(recipe)
+        steps = max(1, round(arguments.images / params.batch_size))
+        speeds: dict[str, list[float]] = {"plain": [], "ours": []}
+        for number in range(arguments.rounds):
+            for kind, found in speeds.items():
+                found.append(turn("throughput", kind, recipe, str(steps)))
+                print(f"{recipe}, round {number + 1}: {kind:5s} {found[-1]:7.1f} images/s", flush=True)
+        ratios = [ours / plain for plain, ours in zip(*speeds.values(), strict=True)]
+        facts = {"recipe": recipe, "network": params.model.name, "batch": params.batch_size, "steps": steps}
+        rows.append(facts | {kind: spread(found) for kind, found in speeds.items()} | {"ratio": spread(ratios)})
+    report(__file__, rows, unit="images/s")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,81 @@
+"""What the measurements share: turns in processes of their own, the machine they ran on, tables and JSON files."""
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from cifar.device import environment, pick_device, pick_precision
+from cifar.files import write_json
+from cifar.params import check_params, read_yaml
+from cifar.schema import Params
+
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of CIFAR-10
+
+
+def params_of(recipe: str) -> Params:
+    """The params that a recipe sets, or params.yaml's: `default`."""
+    path = "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
+    return check_params(read_yaml(path), path)
+
+
+def turn(benchmark: str, *words: str, threads: int | None = None) -> float:
+    """The number that `python -m benchmarks.<benchmark> --turn <words>` prints: a turn in a fresh process."""
+    command = [sys.executable, "-m", f"benchmarks.{benchmark}", "--turn", *words]
+    limit = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | limit)
+    return float(ended.stdout.split()[-1])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Of measurements or of ratios: how many, the median, and the lowest and the highest."""
+    return {"n": len(values), "median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def report(script: str, rows: list[dict[str, Any]], **facts: Any) -> None:
+    """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script."""
+    print(f"\n{pd.DataFrame([_flat(row) for row in rows]).to_string(index=False, float_format='{:.4g}'.format)}")
+    print("".join(f"\n{name}: {value}" for name, value in facts.items()))
+    write_json(Path(script).with_suffix(".json"), {"machine": machine(), **facts, "rows": rows})
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table in which a spread is one word: median (lowest to highest)."""
+    words = "{median:.4g} ({lowest:.4g} to {highest:.4g})"
+    return {name: words.format(**value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def machine() -> dict[str, Any]:
+    device = pick_device()
+    found = environment(device, pick_precision("auto", device), deterministic=True)
+    return {
+        "processor": processor(),
+        "memory_gib": round(_memory() / 2**30),
+        "python": platform.python_version(),
+    } | found
+
+
+def processor() -> str:
+    """The processor's name as the kernel tells it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def synchronise() -> None:
+    """Wait for a GPU, if there is one, before a clock is read."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
