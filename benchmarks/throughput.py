@@ -71,8 +71,8 @@ def plain_steps(split: Split, params: Params) -> Iterator[None]:
 
 
 def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it but for the average."""
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
+    """The pipeline's trainer, as stages/train.py builds it."""
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
     return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images)
