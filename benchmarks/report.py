@@ -41,15 +41,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 def report(script: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script."""
-    print(f"\n{pd.DataFrame([_flat(row) for row in rows]).to_string(index=False, float_format='{:.4g}'.format)}")
+    table = pd.DataFrame([_flat(row) for row in rows])
+    print(f"\n{table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)}")
     print("".join(f"\n{name}: {value}" for name, value in facts.items()))
     write_json(Path(script).with_suffix(".json"), {"machine": machine(), **facts, "rows": rows})
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a table in which a spread is one word: median (lowest to highest)."""
-    words = "{median:.4g} ({lowest:.4g} to {highest:.4g})"
-    return {name: words.format(**value) if isinstance(value, dict) else value for name, value in row.items()}
+    """A row of a table in which a spread is one word: median (lowest to highest), or the only measurement."""
+    alone, several = "{median:.4g}", "{median:.4g} ({lowest:.4g} to {highest:.4g})"
+    return {
+        name: (alone if value["n"] == 1 else several).format(**value) if isinstance(value, dict) else value
+        for name, value in row.items()
+    }
 
 
 def machine() -> dict[str, Any]:
