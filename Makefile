@@ -41,10 +41,10 @@ mend: .venv/ready ## put right what a kill of DVC itself has left half written
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages
-	@set -o pipefail; python -m dvc status --json | python -c 'import json, re, sys; \
+	@status=$$(python -m dvc status --json) && python -c 'import json, re, sys; \
 	is_stale = lambda changes: re.search("modified|new\"|changed command", json.dumps(changes)); \
 	stale = [stage for stage, changes in json.load(sys.stdin).items() if is_stale(changes)]; \
-	sys.exit("stale: " + " ".join(stale) + " (make repro brings them up to date)" if stale else 0)'
+	sys.exit("stale: " + " ".join(stale) + " (make repro brings them up to date)" if stale else 0)' <<< "$$status"
 
 lint: .venv/ready ## check format and style
 	@python -m ruff format --check && python -m ruff check
