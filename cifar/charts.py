@@ -23,6 +23,6 @@ def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str,
     axes.set_ylim(curve["loss"].min() - 0.05 * start, min(1.6 * start, curve["loss"].max()) + 0.05 * start)
     axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="loss", title="Learning rate range test")
     axes.grid(alpha=0.3)
-    axes.legend(loc="best")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # below the axes, it covers no line
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
