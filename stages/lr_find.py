@@ -21,8 +21,8 @@ from cifar.schedules import exponential
 def main() -> None:
     params = load_params("lr_find")
     prepare(params.deterministic)
-    everything = load_split("train")
-    train = everything.take(hold_out(everything.labels, params.val_size, params.seed)[0])
+    train = load_split("train")
+    train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
     sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
