@@ -49,9 +49,8 @@ def main() -> None:
 
     checkpoints = Checkpoints(f"train-{fingerprint('train', {'params': params.values(), 'machine': machine})}")
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
-    started = time.monotonic()
-    history, best = fit(params, trainer, train, val, batches, schedule, checkpoints)
-    print(f"trained, with validation, in {time.monotonic() - started:.0f} s", flush=True)
+    history, best, seconds = fit(params, trainer, train, val, batches, schedule, checkpoints)
+    print(f"trained, with validation, in {seconds:.0f} s", flush=True)
     network = trainer.result.cpu()
     if params.select == "best":
         network.load_state_dict(best)
@@ -74,12 +73,13 @@ def fit(
     batches: Callable[[int], Iterable[Batch]],
     schedule: Callable[[list[float]], Plan],
     checkpoints: Checkpoints,
-) -> tuple[list[dict], dict[str, Tensor] | None]:
-    """Train from the last checkpoint to the end: the history, a row an epoch, and with `select: best` its weights.
+) -> tuple[list[dict], dict[str, Tensor] | None, float]:
+    """Train from the last checkpoint to the end: the history, a row an epoch; with `select: best` its weights; seconds.
 
+    These are of all epochs in the history, those before an interruption too.
     `batches` gives those of an epoch, `schedule` the plan from the validation accuracies of the epochs that are over.
     """
-    history, best = resume(checkpoints, trainer)
+    history, best, seconds = resume(checkpoints, trainer)
     planned = write_progress(history, schedule)
     with progress(None, params.epochs * len(train.labels), "train", "img", unit_scale=True) as bar:
         bar.update(len(history) * len(train.labels))
@@ -93,9 +93,11 @@ def fit(
             if params.select == "best" and best_epoch(history) == epoch:
                 best = {name: value.cpu().clone() for name, value in trainer.result.state_dict().items()}
             planned = write_progress(history, schedule)
-            checkpoints.save(epoch + 1, trainer.state() | {"history": history, "best": best})
-            bar.write(epoch_line(history[-1], params.epochs, len(train.labels), time.monotonic() - started))
-    return history, best
+            took = time.monotonic() - started
+            seconds += took
+            checkpoints.save(epoch + 1, trainer.state() | {"history": history, "best": best, "seconds": seconds})
+            bar.write(epoch_line(history[-1], params.epochs, len(train.labels), took))
+    return history, best, seconds
 
 
 def load_images(params: Declared) -> tuple[Split, Split]:
@@ -123,14 +125,14 @@ def learning_rates(params: Declared) -> tuple[float, float]:
     return lr_min, lr_max
 
 
-def resume(checkpoints: Checkpoints, trainer: Trainer) -> tuple[list[dict], dict[str, Tensor] | None]:
-    """The history so far and the best epoch's weights, with the trainer's state as it was then; or a fresh start."""
+def resume(checkpoints: Checkpoints, trainer: Trainer) -> tuple[list[dict], dict[str, Tensor] | None, float]:
+    """The history so far, the best epoch's weights and the seconds, the trainer's state as it was then; or a start."""
     state = checkpoints.load()
     if state is None:
-        return [], None
+        return [], None, 0.0
     trainer.restore(state)
     print(f"carrying on after epoch {len(state['history'])}", flush=True)
-    return state["history"], state["best"]
+    return state["history"], state["best"], state["seconds"]
 
 
 def watch(steps: Iterable[Step], bar: tqdm) -> Iterator[Step]:
