@@ -72,11 +72,11 @@ class Trainer(NamedTuple):
             logits = self.network(inputs)
         logits = logits.float()  # (N, 10)
         objective, penalty = self.loss(logits, targets), self.penalty()
-        self.network.zero_grad(set_to_none=True)
         (objective + penalty).backward()
         self._set_rates(lr, momentum)
         for optimizer in self.optimizers:
             optimizer.step()
+        self.network.zero_grad(set_to_none=True)
         with torch.no_grad():
             loss = F.cross_entropy(logits, targets, reduction="sum")
             correct = (logits.argmax(1) == targets).sum()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.data import IMAGE_SIZE
+from cifar.norms import NormReLU, build_norm
 from cifar.winograd import Conv3x3
 
 PATCH = 2  # pixels a side, of what AirNet's first layer whitens
@@ -17,8 +18,8 @@ class Residual(nn.Sequential):
     """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
 
     def __init__(self, width: int):
-        block = [Conv3x3(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-        again = [Conv3x3(width, width, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+        block = Conv3x3(width, width, bias=False), NormReLU(width)
+        again = Conv3x3(width, width, bias=False), NormReLU(width)
         super().__init__(*block, *again)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,7 +28,7 @@ class Residual(nn.Sequential):
 
 def downsample(width_in: int, width: int) -> list[nn.Module]:
     """Convolution, then pooling, then norm and ReLU: half the height and width."""
-    return [Conv3x3(width_in, width, bias=True), nn.MaxPool2d(2), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+    return [Conv3x3(width_in, width, bias=True, pool=2), NormReLU(width)]
 
 
 class CustomResNet(nn.Module):
@@ -38,7 +39,7 @@ class CustomResNet(nn.Module):
 
     def __init__(self, logit_scale: float):
         super().__init__()
-        self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), nn.BatchNorm2d(64), nn.ReLU(inplace=True))
+        self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), NormReLU(64))
         self.layer1 = nn.Sequential(*downsample(64, 128), Residual(128))
         self.layer2 = nn.Sequential(*downsample(128, 256))
         self.layer3 = nn.Sequential(*downsample(256, 512), Residual(512))
@@ -53,14 +54,6 @@ class CustomResNet(nn.Module):
         x = self.layer3(x)  # (N, 512, 4, 4)
         x = self.pool(x).flatten(1)  # (N, 512)
         return self.linear(x) * self.logit_scale
-
-
-def build_norm(kind: str, width: int) -> nn.Module:
-    """`batch` norm; `layer` norm over (C, H, W), with a weight and bias a channel; or `group` norm of 32 groups.
-
-    Layer norm in this form is group norm with one group; 32 is the default of Wu & He, "Group Normalization" (2018).
-    """
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm({"layer": 1, "group": 32}[kind], width)
 
 
 class BasicBlock(nn.Module):
@@ -116,15 +109,15 @@ class AirGroup(nn.Module):
 
     def __init__(self, width_in: int, width: int, depth: int, norm_momentum: float):
         super().__init__()
-        self.convs = nn.ModuleList(Conv3x3(width_in if i == 0 else width, width, bias=False) for i in range(depth))
+        first = Conv3x3(width_in, width, bias=False, pool=2)
+        self.convs = nn.ModuleList([first, *(Conv3x3(width, width, bias=False) for _ in range(depth - 1))])
         self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-12, momentum=norm_momentum) for _ in range(depth))
-        self.pool = nn.MaxPool2d(2)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
             norm.weight.requires_grad = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = first = F.gelu(self.norms[0](self.pool(self.convs[0](x))))
+        x = first = F.gelu(self.norms[0](self.convs[0](x)))
         for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
             x = F.gelu(norm(conv(x)))
         x = self.norms[-1](self.convs[-1](x))

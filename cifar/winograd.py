@@ -41,61 +41,112 @@ CHUNK_FLOATS = 2**20  # of the output, transformed at a time: larger chunks fall
 class WinogradConv(Function):
     """images (N, H, H, C), weight (K, C, 3, 3), bias (K,) or None, to (N, H, H, K), zero-padded by 1.
 
-    Where H is no multiple of 4 the last tiles reach beyond the image, and what they hold there is left out.
+    Where H is no multiple of 4 the last tiles reach beyond the image, and what they hold there is left out. A `pool`
+    above 1 leaves the maximum of each square of so many pixels a side, (N, H // pool, H // pool, K): what is pooled is
+    then never in memory all at once. `keep_tiles` for the weight's gradient, in one piece: pieces in between what is
+    soon freed would leave holes in memory that nothing else fits.
     """
 
     @staticmethod
-    def forward(context, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        width, width_in = weight.shape[:2]
-        filters = _transform(_G, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, width_in, width)
-        size = images.shape[1]
-        outputs = images.new_empty(*images.shape[:3], width)
+    def forward(context, images: Tensor, weight: Tensor, bias: Tensor | None, pool: int, keep_tiles: bool) -> Tensor:
+        count, size, _, width_in = images.shape
+        width = len(weight)
+        filters = _filters(weight)
         chunk = max(1, CHUNK_FLOATS // (size * size * width))
-        saved = []
-        for part, output in zip(images.split(chunk), outputs.split(chunk), strict=True):
-            tiles = _transform(_B, _cut_tiles(part)).view(36, -1, width_in)
-            products = torch.bmm(tiles, filters)  # (36, n * tiles, K)
+        outputs = images.new_empty(count, size // pool, size // pool, width)
+        places = outputs.new_empty(
+            outputs.shape if pool > 1 else 0, dtype=torch.int16
+        )  # for images of up to 181 pixels a side
+        kept = images.new_empty(count, _tiles(size) * 36 * width_in) if keep_tiles else None
+        for part in _parts(count, chunk):
+            tiles = _transform(_B, _cut_tiles(images[part]), kept[part] if keep_tiles else None)
+            products = torch.bmm(tiles.view(36, -1, width_in), filters)  # (36, n * tiles, K)
+            output = outputs[part] if pool == 1 else images.new_empty(len(images[part]), size, size, width)
             _set_blocks(output, _transform(_A, products.view(36, -1)))
             if bias is not None:
                 output.add_(bias)
-            saved.append(tiles)
-        context.save_for_backward(filters, *(saved if weight.requires_grad else []))
-        context.chunk, context.shape = chunk, images.shape
+            if pool > 1:
+                _max_pool(output, pool, outputs[part], places[part])
+        context.save_for_backward(weight, kept, places)
+        context.shape, context.pool, context.chunk = images.shape, pool, chunk
         return outputs
 
     @staticmethod
     @once_differentiable
-    def backward(context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        filters, *saved = context.saved_tensors
-        needs_images, needs_weight, needs_bias = context.needs_input_grad
-        width_in, width = filters.shape[1:]
+    def backward(context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        weight, kept, places = context.saved_tensors
+        needs_images, needs_weight, needs_bias = context.needs_input_grad[:3]
+        count, size, _, width_in = context.shape
+        width = len(weight)
+        filters = _filters(weight)
         images_gradient = gradient.new_empty(context.shape) if needs_images else None
         filters_gradient = torch.zeros_like(filters) if needs_weight else None
-        for i, part in enumerate(gradient.contiguous().split(context.chunk)):
-            products = _transform(_A.T, _cut_blocks(part)).view(36, -1, width)
+        gradient = gradient.contiguous()
+        for part in _parts(count, context.chunk):
+            given = gradient[part]
+            if context.pool > 1:
+                given = _max_unpool(given, places[part], context.pool, size)
+            products = _transform(_A.T, _cut_blocks(given)).view(36, -1, width)
             if needs_weight:
-                filters_gradient.baddbmm_(saved[i].transpose(1, 2), products)
+                filters_gradient.baddbmm_(kept[part].view(36, -1, width_in).transpose(1, 2), products)
             if needs_images:
                 tiles = _transform(_B.T, torch.bmm(products, filters.transpose(1, 2)).view(36, -1))
-                start = i * context.chunk
-                _add_tiles(tiles, images_gradient[start : start + len(part)])
+                _add_tiles(tiles, images_gradient[part])
         weight_gradient = None
         if needs_weight:
             corners = _transform(_G.T, filters_gradient.view(36, -1)).view(3, 3, width_in, width)
             weight_gradient = corners.permute(3, 2, 0, 1)
-        return images_gradient, weight_gradient, gradient.sum((0, 1, 2)) if needs_bias else None
+        return images_gradient, weight_gradient, gradient.sum((0, 1, 2)) if needs_bias else None, None, None
 
 
-def _transform(matrix: Tensor, tiles: Tensor) -> Tensor:
+def _parts(count: int, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, count, chunk)]
+
+
+def _filters(weight: Tensor) -> Tensor:
+    """weight (K, C, 3, 3) to (36, C, K)."""
+    width, width_in = weight.shape[:2]
+    return _transform(_G, weight.permute(2, 3, 1, 0).reshape(9, -1)).view(36, width_in, width)
+
+
+def _max_pool(images: Tensor, pool: int, maxima: Tensor, places: Tensor) -> None:
+    """Write the maxima of images (n, H, H, K) and which pixels they are, 0 to H * H - 1, each (n, h, h, K)."""
+    found, indices = F.max_pool2d(images.permute(0, 3, 1, 2), pool, return_indices=True)
+    maxima.copy_(found.permute(0, 2, 3, 1))
+    places.copy_(indices.permute(0, 2, 3, 1))
+
+
+def _max_unpool(gradient: Tensor, places: Tensor, pool: int, size: int) -> Tensor:
+    """The adjoint of `_max_pool`: gradient (n, h, h, K) to (n, H, H, K), 0 but at the maxima."""
+    images = gradient.new_empty(len(gradient), size, size, gradient.shape[3])  # of which only the shape is read
+    given, images, indices = (values.permute(0, 3, 1, 2) for values in (gradient, images, places.long()))
+    pooling = (
+        [pool, pool],
+        [pool, pool],
+        [0, 0],
+        [1, 1],
+        False,
+    )  # window, stride, padding, dilation, no rounding up
+    unpooled = torch.ops.aten.max_pool2d_with_indices_backward(given, images, *pooling, indices)
+    return unpooled.permute(0, 2, 3, 1)
+
+
+def _transform(matrix: Tensor, tiles: Tensor, into: Tensor | None = None) -> Tensor:
     """M d M' of every tile d: `matrix` (a, b), `tiles` (b * b, n) by place in the tile, to (a * a, n)."""
     after, before = matrix.shape
     rows = (matrix @ tiles.view(before, -1)).view(after, before, -1)
-    return torch.matmul(matrix, rows).view(after * after, -1)
+    into = None if into is None else into.view(after, after, -1)
+    return torch.matmul(matrix, rows, out=into).view(after * after, -1)
 
 
 def _beyond(size: int) -> int:
     """How many pixels further the 4x4 tiles reach than the image."""
     return -size % 4
+
+
+def _tiles(size: int) -> int:
+    """How many 4x4 tiles cover an image."""
+    return ((size + 3) // 4) ** 2
 
 
 def _blocks(images: Tensor) -> Tensor:
@@ -145,16 +196,23 @@ def _add_tiles(tiles: Tensor, images: Tensor) -> None:
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with padding 1, by the fastest way for the processor and precision at hand."""
+    """A 3x3 convolution with padding 1, by the fastest way for the processor and precision at hand.
 
-    def __init__(self, width_in: int, width: int, bias: bool, stride: int = 1):
+    A `pool` above 1 leaves the maximum of each square of so many pixels a side, as nn.MaxPool2d after it would.
+    """
+
+    def __init__(self, width_in: int, width: int, bias: bool, stride: int = 1, pool: int = 1):
         super().__init__(width_in, width, kernel_size=3, stride=stride, padding=1, bias=bias)
+        self.pool = pool
 
     def forward(self, images: Tensor) -> Tensor:
         is_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled(images.device.type)
         is_tiled = self.stride == (1, 1) and images.shape[2] == images.shape[3]
         # With 3 channels the transforms cost more than they save; on a GPU cuDNN has its own Winograd.
         if images.device.type != "cpu" or not is_float32 or not is_tiled or self.in_channels < 32:
-            return super().forward(images)
-        outputs = WinogradConv.apply(images.permute(0, 2, 3, 1).contiguous(), self.weight, self.bias)
+            outputs = super().forward(images)
+            return F.max_pool2d(outputs, self.pool) if self.pool > 1 else outputs
+        images = images.permute(0, 2, 3, 1).contiguous()
+        keep_tiles = torch.is_grad_enabled() and self.weight.requires_grad
+        outputs = WinogradConv.apply(images, self.weight, self.bias, self.pool, keep_tiles)
         return outputs.permute(0, 3, 1, 2)

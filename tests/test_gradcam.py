@@ -65,15 +65,16 @@ def test_heatmaps_are_those_of_the_package_grad_cam(network, images, layer, meth
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("layer", ["prep.1", "layer3.4.1"])
-def test_a_layer_that_a_relu_then_overwrites_is_explained_as_it_was(network, images, layer, method):
-    """The oracle reads what the ReLU left in the layer's place; asked of a copy without such ReLUs, it agrees."""
+def test_a_layer_that_a_relu_then_overwrites_is_explained_as_it_was(images, method):
+    """The oracle reads what the ReLU left in the layer's place; asked of a copy without such a ReLU, it agrees."""
+    spec = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+    network = build_network(spec, seed=1).eval()
     untouched = copy.deepcopy(network)
-    for module in untouched.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-    ours = heatmaps(network, images, layer, TARGETS, method)
-    assert np.abs(ours - oracle(untouched, images, layer, TARGETS, method)).max() < 1e-4
+    assert network.prep[2].inplace
+    untouched.prep[2].inplace = False
+    ours = heatmaps(network, images, "prep.1", TARGETS, method)
+    assert np.abs(ours - oracle(untouched, images, "prep.1", TARGETS, method)).max() < 1e-4
+    assert np.abs(ours - oracle(network, images, "prep.1", TARGETS, method)).max() > 0.01
 
 
 def test_the_network_is_left_as_it_was(network, images):

@@ -116,7 +116,7 @@ def test_one_flipped_bit_in_the_weights_is_noticed(copied):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(copied, value):
     weights = load_file(copied / "model.safetensors")
-    weights["layer2.2.running_var"][3] = value
+    weights["layer2.1.running_var"][3] = value
     replace_weights(copied, weights)
     with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
         load_model(copied)

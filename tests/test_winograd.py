@@ -34,6 +34,18 @@ def test_equals_direct_convolution(size, bias):
         assert (found - expected).abs().max() < 3e-5 * expected.abs().max()
 
 
+@pytest.mark.parametrize("size", [32, 31, 7])
+def test_equals_direct_convolution_and_pooling(size):
+    torch.manual_seed(0)
+    ours = Conv3x3(32, 48, bias=True, pool=2)
+    convolution = torch.nn.Conv2d(32, 48, 3, padding=1)
+    convolution.load_state_dict(ours.state_dict())
+    direct = torch.nn.Sequential(convolution, torch.nn.MaxPool2d(2))
+    images, cotangent = torch.randn(5, 32, size, size), torch.randn(5, 48, size // 2, size // 2)
+    for found, expected in zip(run(ours, images, cotangent), run(direct, images, cotangent), strict=True):
+        assert (found - expected).abs().max() < 3e-5 * expected.abs().max()
+
+
 def test_does_not_touch_its_input():
     images = torch.randn(2, 32, 8, 8)
     before = images.clone()
@@ -47,6 +59,8 @@ def test_falls_back_on_shapes_that_it_does_not_cover(shape):
     images = torch.randn(shape)
     expected = F.conv2d(images, convolution.weight, convolution.bias, padding=1)
     assert torch.equal(convolution(images), expected)
+    convolution.pool = 2
+    assert torch.equal(convolution(images), F.max_pool2d(expected, 2))
 
 
 def test_leaves_bfloat16_to_pytorch():
