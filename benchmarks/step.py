@@ -16,8 +16,8 @@ from benchmarks.report import MEAN, params_of, report, spread, synchronise
 from benchmarks.throughput import random_images, trainer_of
 from cifar.augment import build_policy
 from cifar.batches import feed
-from cifar.device import keep_memory
 from cifar.engine import Trainer
+from cifar.memory import keep_memory
 
 PARTS = {  # by what stands in the name of an operation, the first that fits
     "convolution": ("conv", "Conv"),

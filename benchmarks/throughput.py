@@ -19,8 +19,8 @@ from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise,
 from cifar.augment import build_policy
 from cifar.batches import feed
 from cifar.data import Split
-from cifar.device import keep_memory
 from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
+from cifar.memory import keep_memory
 from cifar.networks import build_network
 from cifar.schema import Params
 from cifar.winograd import Conv3x3

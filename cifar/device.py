@@ -1,12 +1,13 @@
-"""The machine: where to compute, how precisely, and how the C library hands out memory."""
+"""The machine: where to compute, and how precisely."""
 
-import ctypes
 import os
 import platform
 from importlib import metadata
 from typing import Any
 
 import torch
+
+from cifar.memory import keep_memory
 
 OVERRIDES = "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"  # set by hand
 
@@ -62,18 +63,3 @@ def prepare(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic  # try several kernels and take the fastest
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA: cuBLAS documentation, "Reproducibility"
-
-
-def keep_memory() -> None:
-    """Stop glibc from giving freed memory back to the system.
-
-    Without this a third of each training step on a CPU goes to page faults (measured with batch 512). Where the C
-    library has no `mallopt` (macOS, musl) nothing changes.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
-    if mallopt is None:
-        return
-    m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
-    mallopt(m_mmap_max, 0)
-    mallopt(m_trim_threshold, 2**31 - 1)
-    mallopt(m_top_pad, 64 * 2**20)

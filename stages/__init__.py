@@ -3,6 +3,8 @@
 import sys
 
 from cifar.console import end_at_once_on_signals
+from cifar.memory import restart_without_block_caches
 
 if sys.argv[0] == "-m":  # for as long as `python -m stages.<name>` looks for the module: its imports are yet to come
+    restart_without_block_caches()
     end_at_once_on_signals()

@@ -1,9 +1,7 @@
-"""The choice of precision, and the memory allocator's setting."""
+"""The choice of precision, and what a machine says of itself."""
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -53,26 +51,3 @@ def test_prepare_asks_for_deterministic_kernels_and_only_if_told(monkeypatch):
         assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is glibc's")
-def test_freed_memory_is_kept():
-    """Once warm, a training step faults in few new pages: the kernel counts them.
-
-    The activations, of 64 MiB, are above the 32 MiB up to which glibc may come to keep memory by itself.
-    """
-    program = (
-        "import resource, sys, torch; from cifar.device import keep_memory\n"
-        "if sys.argv[1] == 'keep': keep_memory()\n"
-        "network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.BatchNorm2d(64))\n"
-        "faults = []\n"
-        "for step in range(8):\n"
-        "    network(torch.ones(256, 3, 32, 32)).sum().backward()\n"
-        "    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)\n"
-        "print(faults[7] - faults[4])"
-    )
-    faults = {
-        mode: int(subprocess.run([sys.executable, "-c", program, mode], capture_output=True, check=True).stdout)
-        for mode in ("keep", "default")
-    }
-    assert faults["keep"] < faults["default"] / 3, faults
