@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
@@ -22,6 +23,7 @@ from cifar.data import Split
 from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
 from cifar.memory import keep_memory
 from cifar.networks import build_network
+from cifar.norms import NormReLU
 from cifar.schema import Params
 from cifar.winograd import Conv3x3
 
@@ -51,12 +53,26 @@ class PlainImages(Dataset):
         return self.transform(self.images[i]), self.labels[i]
 
 
+def use_plain_layers(network: nn.Module) -> None:
+    """Have PyTorch's own layers do what this project's do, on the same weights."""
+
+    def convolve(layer: Conv3x3, images: Tensor) -> Tensor:
+        outputs = nn.Conv2d.forward(layer, images)
+        return F.max_pool2d(outputs, layer.pool) if layer.pool > 1 else outputs
+
+    def normalise(layer: NormReLU, images: Tensor) -> Tensor:
+        return F.relu(nn.BatchNorm2d.forward(layer, images), inplace=True)
+
+    plain = {Conv3x3: convolve, NormReLU: normalise}
+    for module in network.modules():
+        if type(module) in plain:
+            module.forward = plain[type(module)].__get__(module)
+
+
 def plain_steps(split: Split, params: Params) -> Iterator[None]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = build_network(params.model.model_dump(), seed=0).to(device, memory_format=torch.contiguous_format)
-    for module in network.modules():
-        if isinstance(module, Conv3x3):
-            module.forward = nn.Conv2d.forward.__get__(module)
+    use_plain_layers(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loss_of = build_loss(params.loss.model_dump())
     loader = DataLoader(PlainImages(split), params.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
