@@ -15,6 +15,7 @@ from cifar.files import replacing
 DPI = 100
 FONT, TITLE_FONT = 9, 11
 LINE, TITLE_LINE = 16, 20
+DESCENT = 3  # of a caption's letters below their baseline
 GAP, MARGIN = 8, 16
 TILE = 128  # an image is enlarged by the largest whole factor that keeps its height within this
 
@@ -51,8 +52,10 @@ def draw_sheet(
         x, y = left + i % columns * cell_width + (cell_width - GAP - width) // 2, top + i // columns * cell_height
         pixels[y : y + height, x : x + width] = tile
         if captions:
-            middle, below = (x + width / 2) / sheet_width, 1 - (y + height + 2) / sheet_height
-            figure.text(middle, below, captions[i], size=FONT, ha="center", va="top", linespacing=1.1)
+            for number, line in enumerate(captions[i].split("\n"), start=1):
+                # By its baseline: matplotlib's other places depend on which letters there are.
+                at = (x + width / 2) / sheet_width, 1 - (y + height + number * LINE - DESCENT) / sheet_height
+                figure.text(*at, line, size=FONT, ha="center", va="baseline")
     for row, label in enumerate(row_labels):
         middle = 1 - (top + row * cell_height + height / 2) / sheet_height
         figure.text((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")

@@ -64,6 +64,16 @@ def test_captions_and_labels_cover_no_image(tmp_path):
     assert not ink[found[0][0] :, middle - 2 : middle + 2].any()  # and captions side by side do not touch
 
 
+def test_captions_side_by_side_stand_on_the_same_lines(tmp_path):
+    captions = ["true: eel\npredicted: frog", "true: eagle\nx", "true: lily\npredicted: cat"]  # an l in each first line
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions)
+    sheet = pixels(tmp_path / "sheet.png")
+    places = [boxes(sheet, colour) for colour in COLOURS]
+    inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in places]
+    tops = [np.flatnonzero(ink.any(axis=1)).min() for ink in inks]  # of the l
+    assert len(set(tops)) == 1
+
+
 def test_the_same_sheet_has_the_same_bytes(tmp_path):
     for name in ("one.png", "other.png"):
         draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", ["a", "b", "c"])
