@@ -1,6 +1,5 @@
 """Sheets of images: a grid with captions, drawn to the pixel."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +29,8 @@ def draw_sheet(
 ) -> None:
     """Write a PNG with the images uint8 (N, H, W, 3), row by row, each pixel enlarged to a square, on white.
 
-    An image may itself be a strip of several. `captions`, one for each image, stand below, and keep their line breaks;
-    `row_labels`, one for each row, stand to the left. Without images the sheet is its title.
+    An image may itself be a strip of several. `captions`, one for each image, stand below; `row_labels`, one for each
+    row, stand to the left. Line breaks are kept, and a long title has more. Without images the sheet is its title.
     """
     factor = max(1, TILE // images.shape[1])
     tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
@@ -41,8 +40,8 @@ def draw_sheet(
     cell_width, cell_height = max(width, _widest(captions)) + GAP, height + caption_height + GAP
     left = MARGIN + (_widest(row_labels) + GAP if row_labels else 0)
     sheet_width = max(left + min(columns, count) * cell_width - GAP + MARGIN, 2 * TILE)
-    title = "\n".join(textwrap.wrap(title, width=sheet_width // 10))
-    top = MARGIN + TITLE_LINE * (title.count("\n") + 1)
+    title_lines = [line for part in title.split("\n") for line in _wrap(part, sheet_width - 2 * MARGIN)]
+    top = MARGIN + TITLE_LINE * len(title_lines)
     sheet_height = top + -(-count // columns) * cell_height - GAP + MARGIN
 
     figure = Figure(figsize=(sheet_width / DPI, sheet_height / DPI), dpi=DPI)
@@ -59,16 +58,29 @@ def draw_sheet(
     for row, label in enumerate(row_labels):
         middle = 1 - (top + row * cell_height + height / 2) / sheet_height
         figure.text((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
-    figure.text(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, title, size=TITLE_FONT, va="top")
+    figure.text(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, "\n".join(title_lines), size=TITLE_FONT, va="top")
     figure.figimage(pixels)
 
     with replacing(path) as part:
         figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
 
 
-def _widest(texts: Sequence[str]) -> int:
-    """Pixels that the widest line of `texts` takes in the captions' font."""
+def _wrap(text: str, width: int) -> list[str]:
+    """The words of `text` in lines that take at most `width` pixels in the title's font, as far as words allow."""
+    first, *rest = text.split()
+    lines = [first]
+    for word in rest:
+        longer = f"{lines[-1]} {word}"
+        if _widest([longer], TITLE_FONT) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
+
+
+def _widest(texts: Sequence[str], size: int = FONT) -> int:
+    """Pixels that the widest line of `texts` takes in a font of that size: the captions', if nothing is said."""
     renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
-    font = FontProperties(size=FONT)
+    font = FontProperties(size=size)
     lines = [line for text in texts for line in text.split("\n")]
     return int(max((renderer.get_text_width_height_descent(line, font, False)[0] for line in lines), default=0)) + 1

@@ -39,7 +39,7 @@ def main() -> None:
         predicted = predictions.predictions[shown]
         targets = predicted if params.gradcam.target == "predicted" else labels
         strips = draw_strips(model, images, targets, params.gradcam)
-        title = f"{len(shown)} of {len(index)} {name} test images. Beside each: {legend(params.gradcam)}"
+        title = f"{len(shown)} of {len(index)} {name} test images\nBeside each: {legend(params.gradcam)}"
         captions = [
             f"true: {model.classes[label]}\npredicted: {model.classes[guess]}"
             for label, guess in zip(labels, predicted, strict=True)
@@ -69,7 +69,7 @@ def legend(settings: GradCAM) -> str:
     """What the heatmaps show, in words."""
     return (
         f"{METHODS[settings.method]} of {', '.join(settings.layers)} for the {TARGETS[settings.target]} class, "
-        "from grey (nothing speaks for it) over purple to yellow (most)"
+        "each map from its least (grey) over purple to its most (yellow)"
     )
 
 

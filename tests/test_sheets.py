@@ -64,6 +64,15 @@ def test_captions_and_labels_cover_no_image(tmp_path):
     assert not ink[found[0][0] :, middle - 2 : middle + 2].any()  # and captions side by side do not touch
 
 
+def test_a_long_title_fills_its_lines_and_stays_inside(tmp_path):
+    draw_sheet(tmp_path / "sheet.png", plain(np.repeat(COLOURS, 2, axis=0)), 6, "illicit iliac lilies " * 12)
+    ink = (pixels(tmp_path / "sheet.png") < 128).all(axis=2)
+    rows = np.flatnonzero(ink.any(axis=1))
+    first_line = ink[rows.min() : rows.min() + 12]  # narrow letters: counting them would end it early
+    end = np.flatnonzero(first_line.any(axis=0)).max()
+    assert ink.shape[1] - 16 - 60 < end < ink.shape[1] - 16  # no word is 60 pixels wide
+
+
 def test_captions_side_by_side_stand_on_the_same_lines(tmp_path):
     captions = ["true: eel\npredicted: frog", "true: eagle\nx", "true: lily\npredicted: cat"]  # an l in each first line
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions)
