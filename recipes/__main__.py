@@ -86,7 +86,9 @@ def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
     """A line for each value that differs: sections key by key, lists whole."""
     before, after = flatten(old), flatten(new)
     for key in differing(before, after):
-        found, wanted = (json.dumps(values[key]) if key in values else "absent" for values in (before, after))
+        found, wanted = (
+            json.dumps(values[key], default=str) if key in values else "absent" for values in (before, after)
+        )
         print(f"{key}: {found} -> {wanted}")
     if before == after:
         print("params.yaml has every value of the recipe")

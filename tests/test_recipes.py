@@ -131,6 +131,11 @@ def test_list_names_every_recipe_with_a_line(project):
     assert "89.22 %" in [line for line in lines if line.startswith("eva4-s8 ")][0]
 
 
+def test_diff_shows_values_that_only_yaml_has(project):
+    Path("params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 2026-11-22"))
+    assert 'epochs: "2026-11-22" -> 20' in recipes("diff", "eva4-s8").stdout.splitlines()
+
+
 def test_diff_names_what_would_change_and_changes_nothing(project):
     printed = recipes("diff", "eva4-s8").stdout.splitlines()
     assert "epochs: 24 -> 20" in printed and "l1: 0.0 -> 1e-05" in printed
