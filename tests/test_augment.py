@@ -80,17 +80,17 @@ def test_no_transforms_leave_the_images_as_they_are(images):
     assert np.array_equal(augmented(build_policy([], MEAN), images), images)
 
 
-def test_opencv_constants_go_by_name(images):
-    rotate = {
-        "limit": [90, 90],
-        "p": 1.0,
-        "border_mode": "BORDER_CONSTANT",
-        "fill": 127,
-        "interpolation": "INTER_NEAREST",
-    }
-    turned = augmented(build_policy([("Rotate", rotate)], MEAN), images)
-    assert {tuple(np.unique(image)) <= tuple(range(256)) for image in turned} == {True}
-    assert np.array_equal(turned[:, 8:24, 8:24], np.rot90(images, axes=(1, 2))[:, 8:24, 8:24])  # no value in between
+@pytest.mark.parametrize(("interpolation", "border", "values"), [
+    ("INTER_NEAREST", "BORDER_CONSTANT", {0, 127, 255}),  # nothing in between; the corners, which come from outside
+    ("INTER_NEAREST", "BORDER_REFLECT_101", {0, 255}),
+])  # fmt: skip
+def test_opencv_constants_go_by_name(interpolation, border, values):
+    checks = np.zeros((1, 32, 32, 3), np.uint8)
+    checks[:, ::2, ::2] = 255
+    rotate = {"limit": [45, 45], "p": 1.0, "border_mode": border, "fill": 127, "interpolation": interpolation}
+    turned = augmented(build_policy([("Rotate", rotate)], MEAN), checks)
+    assert set(np.unique(turned).tolist()) == values
+    assert (turned[:, 0, 0] == 127).all() == (127 in values)
 
 
 @pytest.mark.parametrize("path", ["params.yaml", "recipes/demo.yaml"])
