@@ -2,16 +2,19 @@
 
 import ast
 import graphlib
+import itertools
 import re
+import shlex
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from dvc.utils.hydra import apply_overrides
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from dvc.utils.serialize import modify_yaml
 
+from cifar.console import InputError
 from cifar.params import Declared, check_params, load_params, read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +224,28 @@ def test_readmes_tree_names_every_file_and_none_that_is_not_there():
         assert listing, f"README has no listing of {folder}/"
         named = set(re.findall(r"^  (\S+)  ", listing[1], re.MULTILINE))
         assert named == {path.name for path in (ROOT / folder).iterdir() if path.is_file() and path.stem != "__init__"}
+
+
+def test_readmes_experiments_are_accepted_but_for_the_one_that_it_shows_refused(tmp_path):
+    lines = (ROOT / "README.md").read_text().splitlines()
+    refused = 0
+    for line, answer in itertools.pairwise(lines):
+        words = shlex.split(line, comments=True) if line.startswith("$ ") else []
+        changes = [change for flag, change in itertools.pairwise(words) if flag == "-S"]
+        recipes = [word for word in words if (ROOT / f"recipes/{word}.yaml") in RECIPES]
+        for path in [ROOT / f"recipes/{name}.yaml" for name in recipes] or [ROOT / "params.yaml"]:
+            copy = tmp_path / "params.yaml"
+            copy.write_text(path.read_text())
+            for sweep in get_hydra_sweeps({"params.yaml": changes}) if changes else []:
+                apply_overrides(copy, sweep["params.yaml"])
+                if answer.startswith("error: "):
+                    with pytest.raises(InputError) as caught:
+                        check_params(read_yaml(copy), "params.yaml")
+                    assert answer == f"error: {caught.value}"
+                    refused += 1
+                else:
+                    check_params(read_yaml(copy), line)
+    assert refused == 1
 
 
 def test_readmes_table_of_stages_is_the_pipelines():
