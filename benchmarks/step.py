@@ -9,6 +9,7 @@ import time
 from collections import Counter
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -90,7 +91,9 @@ def main() -> None:
         on_device = "device_time_total" if activities else "cpu_time_total"
         seconds: Counter[str] = Counter()
         for event in profiler.events():
-            if event.cpu_parent is None:
+            if (
+                event.cpu_parent is None and event.device_type == DeviceType.CPU
+            ):  # it includes the kernels that it starts
                 seconds[part_of(event.name)] += getattr(event, on_device) / 1e6
         parts.append(seconds)
 
