@@ -24,8 +24,8 @@ demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the 
 test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-KILLS ?= 40
-kills: .venv/ready ## kill the pipeline forty times, and see that it ends in the same bytes
+KILLS ?= 42
+kills: .venv/ready ## kill the pipeline six times in each stage, and see that it ends in the same bytes
 	@KILLS=$(KILLS) python -m pytest tests/test_kills.py -rP
 
 repro: mend ## bring every result up to date with the code and params.yaml (dvc repro)
@@ -60,7 +60,7 @@ audit: .venv/ready ## look up known vulnerabilities of the pinned packages, and 
 	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; \
 	sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or later is needed, $(PYTHON) is " + v + "; try make PYTHON=python3.12")'
 	@.venv/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo 'Setting up .venv: some 5 GB, most of it torch, once. The larger parts:'
+	@echo 'Setting up .venv: some 6 GB, most of it torch, once. The larger parts:'
 	@set -o pipefail; project() { python -c "import tomllib; t = tomllib.load(open('pyproject.toml', 'rb')); print(*t$$1, sep='\n')"; }; \
 	project "['project']['dependencies'], *t['dependency-groups']['test']" > .venv/requirements.txt; \
 	project "['dependency-groups']['test-no-deps']" > .venv/requirements-no-deps.txt; \
