@@ -21,6 +21,7 @@ from torchvision.transforms import v2
 from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
 from cifar.augment import build_policy
 from cifar.batches import feed
+from cifar.convolutions import Conv3x3
 from cifar.data import Split
 from cifar.device import pick_device, pick_precision
 from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
@@ -28,7 +29,6 @@ from cifar.memory import keep_memory
 from cifar.networks import build_network
 from cifar.norms import NormReLU
 from cifar.schema import Params
-from cifar.winograd import Conv3x3
 
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar.convolutions import Conv3x3
 from cifar.data import IMAGE_SIZE
 from cifar.norms import NormReLU, build_norm
-from cifar.winograd import Conv3x3
 
 PATCH = 2  # pixels a side, of what AirNet's first layer whitens
 

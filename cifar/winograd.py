@@ -8,7 +8,7 @@ the largest.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -193,26 +193,3 @@ def _add_tiles(tiles: Tensor, images: Tensor) -> None:
         for j, values in enumerate(row):
             places[i, j].add_(values)  # one place of every tile: no two of them overlap
     images.copy_(padded[:, 1 : size + 1, 1 : size + 1])
-
-
-class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution with padding 1, by the fastest way for the processor and precision at hand.
-
-    A `pool` above 1 leaves the maximum of each square of so many pixels a side, as nn.MaxPool2d after it would.
-    """
-
-    def __init__(self, width_in: int, width: int, bias: bool, stride: int = 1, pool: int = 1):
-        super().__init__(width_in, width, kernel_size=3, stride=stride, padding=1, bias=bias)
-        self.pool = pool
-
-    def forward(self, images: Tensor) -> Tensor:
-        is_float32 = images.dtype == torch.float32 and not torch.is_autocast_enabled(images.device.type)
-        is_tiled = self.stride == (1, 1) and images.shape[2] == images.shape[3]
-        # With 3 channels the transforms cost more than they save; on a GPU cuDNN has its own Winograd.
-        if images.device.type != "cpu" or not is_float32 or not is_tiled or self.in_channels < 32:
-            outputs = super().forward(images)
-            return F.max_pool2d(outputs, self.pool) if self.pool > 1 else outputs
-        images = images.permute(0, 2, 3, 1).contiguous()
-        keep_tiles = torch.is_grad_enabled() and self.weight.requires_grad
-        outputs = WinogradConv.apply(images, self.weight, self.bias, self.pool, keep_tiles)
-        return outputs.permute(0, 3, 1, 2)

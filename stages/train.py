@@ -12,13 +12,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torchinfo
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cifar.augment import build_policy
 from cifar.batches import feed
 from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
+from cifar.convolutions import unfused
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
 from cifar.device import environment, prepare
 from cifar.engine import Batch, Step, Trainer, build_trainer, train_epoch
@@ -55,7 +56,7 @@ def main() -> None:
     if params.select == "best":
         network.load_state_dict(best)
 
-    write_text(FOLDER / "summary.txt", f"{torchinfo.summary(network, (1, 3, 32, 32), verbose=0)}\n")
+    write_text(FOLDER / "summary.txt", summary(network))
     save_model(Model(network, mean, std, classes), specs["model"], machine)
     chosen = history[best_epoch(history) if params.select == "best" else -1]
     results = {name: value for name, value in chosen.items() if name != "lr"} | {"lr_min": lr_min, "lr_max": lr_max}
@@ -155,6 +156,12 @@ def measure(trainer: Trainer, split: Split, name: str) -> dict[str, float]:
     logits = predict(trainer.result, split.images, trainer.mean, trainer.std, trainer.precision)
     loss = round(cross_entropy(logits, split.labels), 6)
     return {f"{name}_loss": loss, f"{name}_accuracy": accuracy(logits, split.labels)}
+
+
+def summary(network: nn.Module) -> str:
+    """The network's layers, with the shapes of their outputs, parameters and multiplications for one image."""
+    found = torchinfo.summary(unfused(network), (1, 3, 32, 32), depth=4, device="cpu", verbose=0)
+    return f"{found}\n".replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8.0
 
 
 def best_epoch(history: list[dict]) -> int:

@@ -1,17 +1,22 @@
-"""What training says of itself when it has been interrupted."""
+"""What training says of itself."""
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from cifar.checkpoint import Checkpoints
 from cifar.data import Split
 from cifar.engine import Batch, build_trainer
+from cifar.networks import build_network
+from cifar.params import read_yaml
 from cifar.schedules import Plan
-from stages.train import fit
+from stages.train import fit, summary
 
+ROOT = Path(__file__).parents[1]
 SPECS = {
     "model": {"name": "custom_resnet", "logit_scale": 0.125},
     "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.0},
@@ -44,3 +49,23 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(tmp_path,
     assert 0.8 < first < took
     both, took = train(epochs=3, wait=0.1)  # carries on after the second epoch
     assert first + 0.1 < both < first + took
+
+
+# Of the convolutions, by hand: 9 products for each pair of channels and each place of the output, before pooling.
+CUSTOM_RESNET = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
+WORK = {
+    "params": CUSTOM_RESNET + 9 * 2 * 512**2 * 4**2,
+    "recipes/fast": 12 * 24 * 31**2
+    + 9 * (24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
+    network = build_network(read_yaml(ROOT / f"{name}.yaml")["model"], seed=0)
+    text = summary(network)
+    (line,) = [line for line in text.splitlines() if "mult-adds" in line]
+    assert line.startswith("Total mult-adds (M): ")
+    assert float(line.split()[-1]) == pytest.approx(WORK[name] / 1e6, rel=0.002)  # and biases, norms, the linear layer
+    assert text.count("MaxPool2d") == 4
+    assert "Total params: 6,574,090" in text or "Total params: 1,972,792" in text

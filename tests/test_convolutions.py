@@ -1,11 +1,11 @@
-"""The Winograd convolution against PyTorch's own, forwards and backwards."""
+"""The convolutions against PyTorch's own, forwards and backwards."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import cifar.winograd
-from cifar.winograd import Conv3x3
+from cifar.convolutions import Conv3x3, SmallMapConv
 
 
 @pytest.fixture(params=[2**20, 2**12], ids=["one chunk", "many chunks"], autouse=True)
@@ -63,7 +63,37 @@ def test_falls_back_on_shapes_that_it_does_not_cover(shape):
     assert torch.equal(convolution(images), F.max_pool2d(expected, 2))
 
 
-def test_leaves_bfloat16_to_pytorch():
-    convolution = Conv3x3(32, 8, bias=False)
+@pytest.mark.parametrize("size", [4, 3, 1])
+def test_on_small_maps_in_bfloat16_equals_direct_convolution_in_double_precision(size, monkeypatch):
+    torch.manual_seed(0)
+    ours = Conv3x3(48, 40, bias=False)
+    direct = torch.nn.Conv2d(48, 40, 3, padding=1, bias=False).double()
+    for weights in ours.parameters():
+        weights.data = weights.data.bfloat16().float()  # so that both see the same numbers
+    direct.load_state_dict(ours.state_dict())
+    images, cotangent = (torch.randn(6, width, size, size).bfloat16() for width in (48, 40))
+    calls = []
+    monkeypatch.setattr("torch.nn.grad.conv2d_input", calls_of(calls, torch.nn.grad.conv2d_input))
     with torch.autocast("cpu", torch.bfloat16):
-        assert convolution(torch.randn(1, 32, 8, 8)).dtype == torch.bfloat16
+        found = run(ours, images, cotangent)
+    assert calls and [values.dtype for values in found] == [torch.bfloat16, torch.bfloat16, torch.float32]
+    for values, expected in zip(found, run(direct, images.double(), cotangent.double()), strict=True):
+        assert (values - expected).abs().max() < 2**-8 * expected.abs().max()  # half a unit in bfloat16's last place
+
+
+def calls_of(calls: list, function):
+    """The function, with its calls counted."""
+
+    def counted(*args, **options):
+        calls.append(args)
+        return function(*args, **options)
+
+    return counted
+
+
+@pytest.mark.parametrize(("size", "bias", "pool"), [(8, False, 1), (4, True, 1), (4, False, 2)])
+def test_leaves_other_bfloat16_to_pytorch(size, bias, pool, monkeypatch):
+    monkeypatch.setattr(SmallMapConv, "apply", None)  # fails if it is called
+    convolution = Conv3x3(32, 8, bias=bias, pool=pool)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(torch.randn(1, 32, size, size)).dtype == torch.bfloat16
