@@ -188,6 +188,8 @@ def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequen
     try:
         for place, transform in enumerate(policy.transforms):
             images = transform(images, Draws(np.random.default_rng([*key, place]), index, epoch, seed))
+    except InputError:
+        raise
     except ValueError as error:  # of a draw from no places at all: the images are smaller than what is cut from them
         raise InputError(f"augment does not work on {' x '.join(map(str, images.shape[1:]))}: {error}") from None
     if images.shape[1:] != IMAGE_SHAPE:

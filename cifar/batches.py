@@ -1,6 +1,7 @@
 """The training images batch by batch, as the network sees them but for normalising."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -8,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cifar.augment import Policy, augment_batch
+from cifar.console import SIGNALS, InputError
 from cifar.data import Split, epoch_batches
 from cifar.engine import Batch
 
@@ -36,17 +38,36 @@ class EpochBatches(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, number: int) -> Batch:
+    def __getitem__(self, number: int) -> Batch | InputError:
+        """The batch; or what is wrong with the policy, since a worker's exception would arrive with its traceback."""
         index = self.indices[number]
-        chosen = torch.from_numpy(index).to(self.split.labels.device)
+        chosen = torch.from_numpy(index).to(self.split.labels.device, non_blocking=True)
         images, labels = (values.index_select(0, chosen) for values in self.split)
-        return Batch(augment_batch(self.policy, images, index, (self.seed, self.epoch, number)), labels)
+        try:
+            return Batch(augment_batch(self.policy, images, index, (self.seed, self.epoch, number)), labels)
+        except InputError as error:
+            return error
 
 
 def training_batches(
     split: Batch, policy: Policy, batch_size: int, seed: int, workers: int, epoch: int
 ) -> Iterator[Batch]:
-    """The epoch's batches in order, made by `workers` processes, or with 0 by this one: the same in any case."""
+    """The epoch's batches in order, made by `workers` processes, or with 0 by this one: the same in any case.
+
+    Raises InputError for a policy that does not work on the images.
+    """
     batches = EpochBatches(split, policy, batch_size, seed, epoch)
     fork = "fork" if workers else None  # a policy cannot be pickled; the workers do not touch the GPU
-    return iter(DataLoader(batches, batch_size=None, num_workers=workers, multiprocessing_context=fork))
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_leave_signals
+    )
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def _leave_signals(worker: int) -> None:
+    """Have a worker end with the process that it works for: Ctrl-C, and SIGTERM to all, are for that one to answer."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -69,12 +69,17 @@ def cut_holes(
 
 
 def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> Tensor:
-    """`padding` pixels more on each side, of the colour `fill`; with None the image reflected, its border not twice."""
+    """`padding` pixels more on each side, of the colour `fill`; with None the image reflected, its border not twice.
+
+    Raises ValueError where there is too little to reflect.
+    """
     if fill is not None:
         count, height, width, _ = images.shape
         padded = _colour(fill, images).expand(count, height + 2 * padding, width + 2 * padding, 3).clone()
         padded[:, padding : padding + height, padding : padding + width] = images
         return padded
+    if padding >= min(images.shape[1:3]):
+        raise ValueError(f"there are no {padding} pixels beside the border to reflect")
     for axis in (1, 2):
         size = images.shape[axis]
         before = images.narrow(axis, 1, padding).flip(axis)

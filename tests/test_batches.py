@@ -1,11 +1,18 @@
 """The training batches: every image once an epoch, and the same ones whoever makes them."""
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from cifar.augment import build_policy
 from cifar.batches import feed, training_batches
+from cifar.console import InputError
 from cifar.data import Split
 from cifar.engine import Batch
 
@@ -43,6 +50,46 @@ def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
         assert len(found) == len(expected) == 5
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers):
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
+    reflected = {"padding": 12, "border_mode": "BORDER_REFLECT_101"}
+    policy = build_policy([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN)
+    with pytest.raises(InputError) as caught:
+        list(training_batches(Batch(images, torch.zeros(4).long()), policy, 2, 0, workers, epoch=0))
+    assert (
+        str(caught.value) == "augment does not work on 8 x 8 x 3: there are no 12 pixels beside the border to reflect"
+    )
+
+
+def test_workers_leave_the_answer_to_ctrl_c_to_the_process_that_trains():
+    script = """
+import time, torch
+from cifar.augment import build_policy
+from cifar.batches import training_batches
+from cifar.console import run
+from cifar.engine import Batch
+
+def main():
+    images, labels = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), torch.zeros(400).long()
+    policy = build_policy([("Rotate", {})], [0.5] * 3)
+    for batch in training_batches(Batch(images, labels), policy, 2, 0, 2, 0):
+        print("batch", flush=True)
+        time.sleep(0.3)
+
+run(main)
+"""
+    for number, word, status in (signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143):
+        trainer = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "ignore"},
+        )  # fmt: skip
+        assert trainer.stdout.readline() == "batch\n"
+        os.killpg(trainer.pid, number)  # as a terminal does, workers and all
+        _, errors = trainer.communicate(timeout=60)
+        assert (trainer.returncode, errors) == (status, f"{word}; `dvc repro` takes it up again\n")
 
 
 def test_on_a_processor_no_other_process_helps():
