@@ -54,12 +54,15 @@ def environment(device: torch.device, precision: torch.dtype, deterministic: boo
 def prepare(deterministic: bool) -> None:
     """Set up this process for training or evaluation; to be called before the first large tensor.
 
+    float32 is float32: by default cuDNN's convolutions would round their inputs to the 11 bits of TF32.
+
     `deterministic` concerns GPUs: PyTorch's and cuDNN's deterministic kernels, with a warning where there is none. On
     a CPU the same threads and instructions give the same bits in any case.
     """
     keep_memory()
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it takes time
+    torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = not deterministic  # try several kernels and take the fastest
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA: cuBLAS documentation, "Reproducibility"

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Images uint8 (N, H, W, C) to float32 (N, C, H, W), channels last in memory, of mean 0 and deviation 1."""
-    shift = torch.tensor([255 * m for m in mean], device=images.device)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
+    shift = torch.tensor([255 * m for m in mean]).to(images.device, non_blocking=True)
+    scale = torch.tensor([1 / (255 * s) for s in std]).to(images.device, non_blocking=True)
     return ((images - shift) * scale).permute(0, 3, 1, 2)
 
 

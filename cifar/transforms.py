@@ -92,7 +92,7 @@ def crop(images: Tensor, tops: np.ndarray, lefts: np.ndarray, height: int, width
     """The window of `height` x `width` pixels of each image whose first row and column are `tops`, `lefts` (N,)."""
     count, full_height, full_width, _ = images.shape
     rows = np.arange(count)[:, None] * full_height + tops[:, None] + np.arange(height)  # (N, height)
-    starts = torch.from_numpy(3 * (rows * full_width + lefts[:, None])).flatten().to(images.device)
+    starts = torch.from_numpy(3 * (rows * full_width + lefts[:, None])).flatten().to(images.device, non_blocking=True)
     stretches = images.flatten().unfold(0, 3 * width, 1)  # all stretches of a window's row, one from each byte on
     return stretches.index_select(0, starts).view(count, height, width, 3)
 
@@ -101,7 +101,7 @@ def flip(images: Tensor, is_flipped: np.ndarray, axis: int) -> Tensor:
     """Those images for which `is_flipped` (N,) is true turned round along `axis`: 1 vertically, 2 horizontally."""
     both = torch.cat([images, images.flip(axis)])
     chosen = np.arange(len(images)) + len(images) * is_flipped
-    return both.index_select(0, torch.from_numpy(chosen).to(images.device))
+    return both.index_select(0, torch.from_numpy(chosen).to(images.device, non_blocking=True))
 
 
 def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) -> Tensor:
@@ -109,7 +109,7 @@ def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) ->
     count, height, width, _ = images.shape
     rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     is_hole = torch.zeros(count, height, 3 * width, dtype=torch.uint8, device=images.device)
-    for hole in torch.from_numpy(holes).to(images.device).unbind(1):
+    for hole in torch.from_numpy(holes).to(images.device, non_blocking=True).unbind(1):
         left, top, right, bottom = hole[..., None].unbind(1)
         has_row = (rows >= top) & (rows < bottom)  # (N, H)
         row = ((columns >= left) & (columns < right)).repeat_interleave(3, dim=1).to(torch.uint8)  # (N, 3 W)
@@ -122,4 +122,5 @@ def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) ->
 
 def _colour(fill: float | Sequence[float], images: Tensor) -> Tensor:
     """`fill`, of each channel or of all alike (3,)."""
-    return torch.from_numpy(np.broadcast_to(np.array(fill).astype(np.uint8), 3).copy()).to(images.device)
+    channels = np.broadcast_to(np.array(fill).astype(np.uint8), 3).copy()
+    return torch.from_numpy(channels).to(images.device, non_blocking=True)

@@ -46,6 +46,7 @@ def test_prepare_asks_for_deterministic_kernels_and_only_if_told(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:
         prepare(deterministic=False)
+        assert not torch.backends.cudnn.allow_tf32
         assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
         prepare(deterministic=True)
         assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
