@@ -31,7 +31,8 @@ def plan(
     momenta = np.full(steps, momentum)
     match spec["name"]:
         case "one_cycle":
-            peak, anneal = round(spec["peak_epoch"] * epoch_steps), spec["anneal"]
+            peak = min(round(spec["peak_epoch"] * epoch_steps), max(steps - 2, 0))  # the last step is the end
+            anneal = spec["anneal"]
             lrs = one_cycle(steps, peak, anneal, lr_min, lr_max, lr_min * spec["end_factor"])
             if spec["peak_momentum"] != "same":
                 momenta = one_cycle(steps, peak, anneal, momentum, spec["peak_momentum"], momentum)

@@ -120,6 +120,12 @@ def test_a_plan_that_moves_by_the_epoch_is_constant_within_epochs():
     assert (rates({"name": "constant"}) == 1.0).all()
 
 
+def test_a_peak_in_the_last_moment_still_ends_the_cycle():
+    lrs = rates(CYCLE | {"peak_epoch": 5.99}).ravel()
+    assert (lrs[-2], lrs[-1]) == pytest.approx((1.0, 0.05))
+    assert len(plan(CYCLE | {"peak_epoch": 0.9}, (1, 1), 0.1, 1.0, 0.9, []).lrs.ravel()) == 1
+
+
 def test_momentum_moves_against_the_rate_or_stays():
     assert (plan(CYCLE, (6, 5), 0.1, 1.0, 0.9, []).momenta == 0.9).all()
     momenta = plan(CYCLE | {"peak_momentum": 0.8}, (6, 5), 0.1, 1.0, 0.9, []).momenta
