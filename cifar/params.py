@@ -92,7 +92,8 @@ def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     match problem["type"]:
         case "missing":
-            return f"{key} is missing"
+            known = f"{path[0]}, as it is named, has {', '.join(_known_keys(path[:-1], values))}"
+            return f"{key} is missing" + (f"; {known}" if len(path) == 2 and len(_kinds(path[0])) > 1 else "")
         case "extra_forbidden":
             known = _known_keys(path[:-1], values)
             near = difflib.get_close_matches(str(path[-1]), known, n=1)
