@@ -59,6 +59,11 @@ class Trainer(NamedTuple):
         has_begun = self.average is not None and self.average.model.n_averaged > 0
         return self.average.model.module if has_begun else self.network
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze what is not to be trained in an epoch, counted from 0."""
+        if isinstance(self.network, AirNet):
+            self.network.begin_epoch(epoch)
+
     def step(self, batch: Batch, lr: float, momentum: float | None = None) -> Tensor:
         """One update at learning rate `lr`, and at `momentum` (Adam's beta1) where it is not the optimizer's own.
 

@@ -128,11 +128,19 @@ class AirNet(nn.Module):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
     Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels and is not trained but for
-    its bias: see `whiten`. `widths` are those of the three groups. airbench94 is (64, 256, 256) with a depth of 2, of
-    1,972,792 parameters, 288 of them frozen and 1,152 more the norms' weights; airbench96 (128, 512, 512) with 3.
+    its bias, and that for `whitening_bias_epochs`: see `whiten` and `begin_epoch`. `widths` are those of the three
+    groups. airbench94 is (64, 256, 256) with a depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more
+    the norms' weights; airbench96 (128, 512, 512) with 3.
     """
 
-    def __init__(self, widths: Sequence[int], depth: int, norm_momentum: float, logit_scale: float):
+    def __init__(
+        self,
+        widths: Sequence[int],
+        depth: int,
+        norm_momentum: float,
+        logit_scale: float,
+        whitening_bias_epochs: int,
+    ):
         super().__init__()
         self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
         self.prep[0].weight.requires_grad = False
@@ -142,12 +150,16 @@ class AirNet(nn.Module):
             width_in = width
         self.pool = nn.MaxPool2d(3)
         self.linear = nn.Linear(width_in, 10, bias=False)
-        self.logit_scale = logit_scale
+        self.logit_scale, self.whitening_bias_epochs = logit_scale, whitening_bias_epochs
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 24, 31, 31)
         x = self.layer3(self.layer2(self.layer1(x)))  # 15, 7 and then 3 a side
         return self.linear(self.pool(x).flatten(1)) * self.logit_scale
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Train the first layer's bias in the epochs, counted from 0, for which it is to be trained."""
+        self.prep[0].bias.requires_grad = epoch < self.whitening_bias_epochs
 
     def whiten(self, images: Tensor) -> None:
         """Set the first layer's filters by training images (N, 3, 32, 32), normalised: see `whitening_filters`."""

@@ -52,6 +52,7 @@ class AirNet(Section):
     depth: Annotated[int, Field(ge=2, le=3)]
     norm_momentum: Annotated[float, Field(gt=0, le=1)]
     logit_scale: Positive
+    whitening_bias_epochs: Annotated[int, Field(ge=0, le=10_000)]
 
 
 class CustomResNet(Section):

@@ -86,6 +86,7 @@ def fit(
         bar.update(len(history) * len(train.labels))
         for epoch in range(len(history), params.epochs):
             started = time.monotonic()
+            trainer.begin_epoch(epoch)
             lrs, momenta = planned.lrs[epoch], planned.momenta[epoch]
             steps = list(watch(train_epoch(trainer, batches(epoch), lrs, momenta, first_step=epoch * len(lrs)), bar))
             trained = summarise(steps) if params.train_scores == "running" else measure(trainer, train, "train")

@@ -124,6 +124,7 @@ def test_layer_norm_is_over_channels_and_places_together(images):
     assert torch.allclose(norm(images), expected, atol=1e-5)
 
 
+AIRNET = {"norm_momentum": 0.4, "logit_scale": 0.1, "whitening_bias_epochs": 3}
 AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters, two numbers a norm channel, 10 classes
     "airbench94": ({"name": "airnet", "widths": [64, 256, 256], "depth": 2}, 1_972_792),
     "airbench96": ({"name": "airnet", "widths": [128, 512, 512], "depth": 3}, 12_721_208),
@@ -134,7 +135,7 @@ AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters,
 @pytest.mark.parametrize("name", AIRNETS)
 def test_airnet_is_its_description_written_out(name, is_training, images):
     spec, count = AIRNETS[name]
-    network = shuffled_network(spec | {"norm_momentum": 0.4, "logit_scale": 0.1}).train(is_training)
+    network = shuffled_network(spec | AIRNET).train(is_training)
     assert sum(weights.numel() for weights in network.parameters()) == count
     w = {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -160,14 +161,14 @@ def test_airnet_is_its_description_written_out(name, is_training, images):
 
 
 def test_airnets_whitening_and_norm_weights_are_not_trained():
-    network = build_network(AIRNETS["airbench94"][0] | {"norm_momentum": 0.4, "logit_scale": 0.1}, seed=0)
+    network = build_network(AIRNETS["airbench94"][0] | AIRNET, seed=0)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     norms = {f"layer{i}.norms.{j}.weight" for i in (1, 2, 3) for j in (0, 1)}
     assert frozen == {"prep.0.weight"} | norms
 
 
 def test_airnets_convolutions_start_as_the_identity():
-    network = build_network(AIRNETS["airbench94"][0] | {"norm_momentum": 0.4, "logit_scale": 0.1}, seed=0)
+    network = build_network(AIRNETS["airbench94"][0] | AIRNET, seed=0)
     x = torch.randn(2, 24, 8, 8)
     assert torch.allclose(network.layer1.convs[0](x)[:, :24], F.max_pool2d(x, 2), atol=1e-5)
     x = torch.randn(2, 256, 8, 8)

@@ -32,7 +32,14 @@ GOOD = read_yaml(ROOT / "params.yaml") | {
     },
 }
 RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
-AIRNET = {"name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
+AIRNET = {
+    "name": "airnet",
+    "widths": [8, 16, 16],
+    "depth": 2,
+    "norm_momentum": 0.4,
+    "logit_scale": 0.1,
+    "whitening_bias_epochs": 3,
+}
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
 STEP = {"name": "step", "every": 4, "factor": 0.8}
 PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
@@ -78,6 +85,10 @@ WRONG_PARAMS = [
     ({"epochs": ABSENT}, "epochs is missing"),
     ({"model": ABSENT}, "model is missing"),
     ({"schedule__name": ABSENT}, "schedule.name is missing"),
+    (
+        {"schedule__name": "triangular"},
+        "schedule.half_cycle is missing; schedule, as it is named, has name, half_cycle",
+    ),
     ({"augment__0__name": ABSENT}, "augment[0].name is missing"),
     # another type
     ({"epochs": 2.5}, "epochs is 2.5, it must be a valid integer"),

@@ -1,4 +1,4 @@
-"""What training says of itself."""
+"""What training says of itself, and what it freezes."""
 
 import time
 from pathlib import Path
@@ -69,3 +69,24 @@ def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
     assert float(line.split()[-1]) == pytest.approx(WORK[name] / 1e6, rel=0.002)  # and biases, norms, the linear layer
     assert text.count("MaxPool2d") == 4
     assert "Total params: 6,574,090" in text or "Total params: 1,972,792" in text
+
+
+def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    split = Split(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.uint8))
+    air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
+    specs = SPECS | {"model": air | {"whitening_bias_epochs": 2}}
+    seen = []
+
+    def batches(epoch):
+        seen.append(trainer.network.prep[0].bias.detach().clone())
+        yield Batch(torch.from_numpy(split.images), torch.from_numpy(split.labels).long())
+
+    for epochs in (3, 5):  # the second time it carries on after the third epoch
+        params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
+        trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, split.images)
+        rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
+        fit(params, trainer, split, split, batches, lambda accuracies, rates=rates: rates, Checkpoints("a"))
+    moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
+    assert moved == [True, True, False, False]
