@@ -9,6 +9,7 @@ from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
+from benchmarks.pointing import hit_rates
 from cifar.augment import build_policy
 from cifar.batches import feed
 from cifar.engine import Trainer, build_trainer, train_epoch
@@ -28,13 +29,6 @@ MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 def oracle(network: nn.Module, images: Tensor, layer: str, targets: Tensor, method: str) -> np.ndarray:
     with ORACLES[method](network, [network.get_submodule(layer)]) as cam:
         return cam(images, [ClassifierOutputTarget(int(target)) for target in targets])
-
-
-def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
-    """How often the peak of a heatmap (N, H, W) lies in the mask bool (N, H, W), and how often a random pixel would."""
-    peaks = maps.reshape(len(maps), -1).argmax(axis=1)
-    hits = masks.reshape(len(masks), -1)[np.arange(len(maps)), peaks]
-    return float(hits.mean()), float(masks.mean())
 
 
 @pytest.fixture(scope="module")

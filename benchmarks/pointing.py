@@ -1,0 +1,63 @@
+"""How often a heatmap's peak lies on the shape that the image shows: the pointing game, on the demo's network.
+
+Zhang et al., "Top-Down Neural Attention by Excitation Backprop" (2016). Shapes are drawn anew for their masks, so this
+is for `dataset: shapes`, after `make demo`; heatmaps are those of the predicted class.
+"""
+
+import argparse
+import os
+
+import numpy as np
+import torch
+
+from benchmarks.report import report
+from cifar.console import InputError, run
+from cifar.data import load_split
+from cifar.gradcam import CHANNEL_WEIGHTS, heatmaps
+from cifar.inference import normalise, predict
+from cifar.models import Model, load_model
+from cifar.params import check_params, read_yaml
+from cifar.schema import LAYERS
+from cifar.shapes import draw_split
+
+BLOCK = 250  # images at a time
+
+
+def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
+    """How often the peak of a heatmap (N, H, W) lies in the mask bool (N, H, W), and how often a random pixel would."""
+    peaks = maps.reshape(len(maps), -1).argmax(axis=1)
+    hits = masks.reshape(len(masks), -1)[np.arange(len(maps)), peaks]
+    return float(hits.mean()), float(masks.mean())
+
+
+def maps_of(model: Model, images: np.ndarray, layer: str, targets: np.ndarray, method: str) -> np.ndarray:
+    """The heatmaps (N, H, W) of uint8 images (N, H, W, 3)."""
+    parts = []
+    for start in range(0, len(images), BLOCK):
+        inputs = normalise(torch.from_numpy(images[start : start + BLOCK]), model.mean, model.std)
+        classes = torch.from_numpy(targets[start : start + BLOCK])
+        parts.append(heatmaps(model.network, inputs, layer, classes, method))
+    return np.concatenate(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", default=".demo", help="where the pipeline has run")
+    os.chdir(parser.parse_args().folder)
+
+    params = check_params(read_yaml("params.yaml"), "params.yaml")
+    model, test = load_model(), load_split("test")
+    drawn, masks = draw_split(len(test.labels), params.seed, "test")
+    if not np.array_equal(drawn.images, test.images):
+        raise InputError("the test images are not the shapes that params.yaml has drawn; run `make demo`")
+    predicted = predict(model.network, test.images, model.mean, model.std).argmax(axis=1)
+    rows = []
+    for method in CHANNEL_WEIGHTS:
+        for layer in LAYERS[params.model.name]:
+            on_shape, by_chance = hit_rates(maps_of(model, test.images, layer, predicted, method), masks)
+            rows.append({"method": method, "layer": layer, "on the shape": on_shape, "by chance": by_chance})
+    report(__file__, rows, images=len(masks), accuracy=float((predicted == test.labels).mean()))
+
+
+if __name__ == "__main__":
+    run(main)
