@@ -1,4 +1,9 @@
-"""The pipeline's first run, which several files of tests look at: it takes most of a minute."""
+"""Tests run on the processor; what several files of tests look at, the pipeline's first run, takes most of a minute."""
+
+import os
+
+# Before torch looks: the tests compare with computations of their own on the processor.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 from projects import Project, create
@@ -23,5 +28,4 @@ def project(first_run) -> Project:
 def pytest_collection_modifyitems(items):
     """Keep on one process, when tests run on several, those of a file and those that look at that run."""
     for item in items:
-        shares = "project" in item.fixturenames and item.path.name != "test_bad_inputs.py"
-        item.add_marker(pytest.mark.xdist_group("pipeline" if shares else item.path.name))
+        item.add_marker(pytest.mark.xdist_group("pipeline" if "first_run" in item.fixturenames else item.path.name))

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
 from cifar.console import InputError
-from cifar.data import Split, save_classes, save_split
+from cifar.data import Split, load_split, save_classes, save_split
 from cifar.inference import predict
 from cifar.models import Model, save_model
 from cifar.networks import build_network
@@ -73,6 +73,22 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
     assert figures["images"] == 40
     assert 0 <= figures["expected_calibration_error"] <= 1
     assert all(type(value) in (int, float) for value in figures.values())
+
+
+def test_test_time_augmentation_is_reported_beside_and_used_for_nothing_else(project):
+    air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
+    network, images = build_network(air | {"whitening_bias_epochs": 3}, seed=0), load_split("test").images
+    save_model(Model(network, MEAN, STD, CLASSES), air | {"whitening_bias_epochs": 3}, {})
+    alone = predict(network, images, MEAN, STD).argmax(1)
+    labels = predict(network, images, MEAN, STD, augmentation="flip_shift").argmax(1).astype(np.uint8)
+    assert 0 < np.count_nonzero(alone == labels) < len(labels)
+    save_split("test", Split(images, labels))  # the truth is what six views say
+    set_params(test_time_augmentation="flip_shift")
+    evaluate.main()
+    figures = json.loads(Path("metrics/evaluate.json").read_text())
+    assert (figures["tta_accuracy"], figures["accuracy"]) == (1.0, np.mean(alone == labels))
+    with np.load("data/predictions.npz") as saved:
+        assert np.array_equal(saved["predictions"], alone)
 
 
 def test_evaluate_writes_tables_and_predictions(evaluated):

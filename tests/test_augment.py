@@ -1,6 +1,7 @@
 """The augmentation policy: its names, its arguments, its draws."""
 
 import inspect
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from cifar.augment import _transforms, augment_batch, build_policy
 from cifar.console import InputError
 from cifar.params import check_params, read_yaml
 
+ROOT = Path(__file__).parents[1]
 MEAN = [0.491400, 0.482158, 0.446531]
 PAD = ("Pad", {"padding": 4, "border_mode": "BORDER_REFLECT_101"})
 SOME_PADDED = ("Pad", {"padding": 4, "p": 0.5})
@@ -52,7 +54,7 @@ def test_crop_is_a_window_of_the_reflected_image(images):
         assert any(np.array_equal(cropped, window) for window in windows)
 
 
-def test_crop_reaches_every_place(images):
+def test_crop_reaches_every_place():
     policy = build_policy([PAD, CROP], MEAN)
     ramp = np.zeros((2000, 32, 32, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(32)[:, None] + 4, np.arange(32) + 4
@@ -93,7 +95,9 @@ def test_opencv_constants_go_by_name(interpolation, border, values):
     assert (turned[:, 0, 0] == 127).all() == (127 in values)
 
 
-@pytest.mark.parametrize("path", ["params.yaml", "recipes/demo.yaml"])
+@pytest.mark.parametrize(
+    "path", [ROOT / "params.yaml", *sorted(ROOT.glob("recipes/*.yaml"))], ids=lambda path: path.stem
+)
 def test_shipped_policies_are_valid(path):
     params = check_params(read_yaml(path), path)
     build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
@@ -130,7 +134,7 @@ def test_transforms_that_change_the_shape_of_some_images_only_are_told(images, t
             augmented(build_policy(transforms, MEAN), images, (0, epoch, 0))
 
 
-def test_alternating_flips_show_both_sides_in_turn(images):
+def test_alternating_flips_show_both_sides_in_turn():
     # Jordan (2024), section 3.6: a random half at first, and from then on the other side in each epoch.
     policy = build_policy([("AlternatingFlip", {})], MEAN)
     many = np.random.default_rng(1).integers(0, 256, (2000, 32, 32, 3), np.uint8)

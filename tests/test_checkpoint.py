@@ -69,7 +69,7 @@ def test_they_lie_in_the_main_workspace_during_a_temp_run(root, tmp_path_factory
     assert len(list((root / ".checkpoints" / "a").glob("*.pt"))) == 1
 
 
-def test_fingerprint_follows_code_params_and_name(root):
+def test_fingerprint_follows_code_and_params(root):
     first = fingerprint("train", {"lr_max": 0.4})
     assert first == fingerprint("train", {"lr_max": 0.4})
     assert first != fingerprint("train", {"lr_max": 0.3})

@@ -1,4 +1,4 @@
-"""The training step against the same step written out by hand, and what it is fed with."""
+"""The training step against the same step written out by hand, and the pass over an epoch."""
 
 import copy
 
@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from cifar.averaging import build_average
 from cifar.console import InputError
 from cifar.engine import Batch, build_loss, build_trainer, train_epoch
-from cifar.inference import normalise, predict, views
-from cifar.optimizers import build_optimizers
+from cifar.inference import normalise
 
 NETWORK = {"name": "custom_resnet", "logit_scale": 0.125}
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
+MUON = SGD | {"name": "muon", "filter_momentum": 0.6, "filter_lr_factor": 0.25}
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
-
-
 LOSS = {"name": "cross_entropy", "label_smoothing": 0.1}
 
 
@@ -58,67 +57,12 @@ def test_two_steps_equal_nesterov_momentum_written_out(batch):
         assert (ours - theirs).norm() < 0.05 * (theirs - start).norm()
 
 
-def toy() -> torch.nn.Module:
-    """A network with a matrix (3, 2), a bias (3,) and a norm's weight and bias (3,), all of known values."""
-    network = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    for parameter in network.parameters():
-        torch.nn.init.constant_(parameter, 2.0)
-        parameter.grad = torch.full_like(parameter, 0.5)
-    return network
-
-
-def moved(network: torch.nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> list[float]:
-    """How far a step at `lr` moves the matrix and each of the three vectors, all of whose elements move alike."""
-    optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = lr
-    before = [parameter.detach().clone() for parameter in network.parameters()]
-    optimizer.step()
-    steps = [new.detach() - old for old, new in zip(before, network.parameters(), strict=True)]
-    assert all(torch.allclose(step, step.flatten()[0]) for step in steps)
-    return [step.flatten()[0].item() for step in steps]
-
-
-ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
-
-
-@pytest.mark.parametrize(
-    ("spec", "with_decay", "without"),
-    [  # by hand, for a weight of 2, a gradient of 0.5 and decay of 0.1: the first step of Adam is the gradient's sign
-        ({"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, 0.5 + 0.2, 0.5),
-        ({"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 1.9 * (0.5 + 0.2), 1.9 * 0.5),
-        (ADAM, 1.0, 1.0),
-        (ADAM | {"name": "adamw"}, 1.0 + 0.2, 1.0),
-    ],
-)
-def test_weight_decay_pulls_on_all_parameters_or_on_weights_alone(spec, with_decay, without):
-    for regularise, vectors in ("all", with_decay), ("weights", without):
-        network = toy()
-        steps = moved(network, build_optimizers(network, spec, regularise, 1.0)[0], lr=0.01)
-        assert steps == pytest.approx([-0.01 * with_decay, *[-0.01 * vectors] * 3], rel=1e-4)
-
-
-def test_the_second_step_of_adam_is_that_of_the_paper():
-    # Kingma & Ba (2015), algorithm 1, with the gradient 0.5, then -1, and L2 of 0.1 on the weight as it is then.
-    network, weight, m, v = toy(), 2.0, 0.0, 0.0
-    optimizer = build_optimizers(network, ADAM, "all", 1.0)[0]
-    for t, raw in enumerate([0.5, -1.0], start=1):
-        for parameter in network.parameters():
-            torch.nn.init.constant_(parameter.grad, raw)
-        moved(network, optimizer, lr=0.01)
-        gradient = raw + 0.1 * weight
-        m, v = 0.8 * m + 0.2 * gradient, 0.99 * v + 0.01 * gradient**2
-        weight -= 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
-    assert network[0].weight.detach().numpy() == pytest.approx(np.full((3, 2), weight), rel=1e-6)
-
-
 def test_adams_beta1_takes_momentums_part(batch):
     trainer = make_trainer(ADAM)
     trainer.step(batch, 0.001, momentum=0.85)
     assert trainer.optimizers[0].param_groups[0]["betas"] == (0.85, 0.99)
     trainer.step(batch, 0.001)
     assert trainer.optimizers[0].param_groups[0]["betas"] == (0.85, 0.99)
-
-
-MUON = SGD | {"name": "muon", "filter_momentum": 0.6, "filter_lr_factor": 0.25}
 
 
 @pytest.mark.parametrize("regularise", ["all", "weights"])
@@ -191,50 +135,3 @@ def test_divergence_stops_at_once_and_names_step_and_rate(batch):
     with pytest.raises(InputError, match=r"the loss is nan at step 12, learning rate 1e\+30; lower lr_max"):
         seen.extend(train_epoch(trainer, [batch] * 5, [0.1, 1e30, 1e30, 1e30, 1e30], [0.9] * 5, first_step=10))
     assert len(seen) == 2
-
-
-def test_normalised_images_have_mean_0_and_deviation_1():
-    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    mean, std = images.mean((0, 1, 2)) / 255, images.std((0, 1, 2)) / 255
-    inputs = normalise(torch.from_numpy(images), mean, std)
-    assert inputs.shape == (20, 3, 32, 32) and inputs.is_contiguous(memory_format=torch.channels_last)
-    assert inputs.mean((0, 2, 3)).numpy() == pytest.approx(np.zeros(3), abs=1e-5)
-    assert inputs.std((0, 2, 3), correction=0).numpy() == pytest.approx(np.ones(3), abs=1e-5)
-
-
-def test_prediction_uses_eval_mode_and_leaves_the_mode_as_it_was(batch):
-    network = make_trainer().network.train()
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    logits = predict(network, batch.images.numpy(), MEAN, STD, batch_size=3)
-    assert network.training
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    with torch.no_grad():
-        expected = network.eval()(normalise(batch.images, MEAN, STD))
-    assert logits == pytest.approx(expected.numpy(), abs=1e-5)
-    assert logits.dtype == np.float32
-
-
-def test_views_are_the_image_its_mirror_and_both_a_pixel_aside():
-    image = torch.arange(2 * 3 * 32 * 32, dtype=torch.float32).view(2, 3, 32, 32)
-    ramp = image.numpy()
-    padded = np.pad(ramp, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
-    up, down = padded[..., :32, :32], padded[..., 2:, 2:]
-    expected = {
-        "none": [(1, ramp)],
-        "flip": [(0.5, ramp), (0.5, ramp[..., ::-1])],
-        "flip_shift": [(0.25, ramp), (0.25, ramp[..., ::-1]), (0.125, up), (0.125, up[..., ::-1])]
-        + [(0.125, down), (0.125, down[..., ::-1])],
-    }
-    for augmentation, wanted in expected.items():
-        found = views(image, augmentation)
-        assert [weight for weight, _ in found] == [weight for weight, _ in wanted]
-        assert all(np.array_equal(view.numpy(), other) for (_, view), (_, other) in zip(found, wanted, strict=True))
-
-
-def test_test_time_augmentation_averages_the_logits_of_its_views(batch):
-    network, images = make_trainer().network, batch.images.numpy()
-    both = (predict(network, images, MEAN, STD) + predict(network, images[:, :, ::-1].copy(), MEAN, STD)) / 2
-    found = predict(network, images, MEAN, STD, augmentation="flip")
-    assert found == pytest.approx(both, abs=1e-5)
-    mirrored = predict(network, images[:, :, ::-1].copy(), MEAN, STD, augmentation="flip")
-    assert mirrored == pytest.approx(found, abs=1e-5)

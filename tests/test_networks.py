@@ -11,7 +11,8 @@ import torchvision
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
-from cifar.networks import build_network, build_norm, whitening_filters
+from cifar.networks import build_network, whitening_filters
+from cifar.norms import build_norm
 from cifar.schema import LAYERS
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}

@@ -1,4 +1,4 @@
-"""Muon against the singular value decomposition, and how the groups of parameters stand to each other."""
+"""SGD, Adam and Muon against their steps by hand, and how the groups of parameters stand to each other."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,58 @@ from torch import nn
 
 from cifar.optimizers import Muon, build_optimizers, orthogonalise
 
+ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
 MUON = {"name": "muon", "momentum": 0.8, "nesterov": True, "weight_decay": 0.1, "filter_momentum": 0.6,
         "filter_lr_factor": 0.25}  # fmt: skip
+
+
+def toy() -> nn.Module:
+    """A network with a matrix (3, 2), a bias (3,) and a norm's weight and bias (3,), all of known values."""
+    network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 2.0)
+        parameter.grad = torch.full_like(parameter, 0.5)
+    return network
+
+
+def moved(network: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> list[float]:
+    """How far a step at `lr` moves the matrix and each of the three vectors, all of whose elements move alike."""
+    optimizer.param_groups[0]["lr"] = optimizer.param_groups[-1]["lr"] = lr
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    optimizer.step()
+    steps = [new.detach() - old for old, new in zip(before, network.parameters(), strict=True)]
+    assert all(torch.allclose(step, step.flatten()[0]) for step in steps)
+    return [step.flatten()[0].item() for step in steps]
+
+
+@pytest.mark.parametrize(
+    ("spec", "with_decay", "without"),
+    [  # by hand, for a weight of 2, a gradient of 0.5 and decay of 0.1: the first step of Adam is the gradient's sign
+        ({"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, 0.5 + 0.2, 0.5),
+        ({"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 1.9 * (0.5 + 0.2), 1.9 * 0.5),
+        (ADAM, 1.0, 1.0),
+        (ADAM | {"name": "adamw"}, 1.0 + 0.2, 1.0),
+    ],
+)
+def test_weight_decay_pulls_on_all_parameters_or_on_weights_alone(spec, with_decay, without):
+    for regularise, vectors in ("all", with_decay), ("weights", without):
+        network = toy()
+        steps = moved(network, build_optimizers(network, spec, regularise, 1.0)[0], lr=0.01)
+        assert steps == pytest.approx([-0.01 * with_decay, *[-0.01 * vectors] * 3], rel=1e-4)
+
+
+def test_the_second_step_of_adam_is_that_of_the_paper():
+    # Kingma & Ba (2015), algorithm 1, with the gradient 0.5, then -1, and L2 of 0.1 on the weight as it is then.
+    network, weight, m, v = toy(), 2.0, 0.0, 0.0
+    optimizer = build_optimizers(network, ADAM, "all", 1.0)[0]
+    for t, raw in enumerate([0.5, -1.0], start=1):
+        for parameter in network.parameters():
+            nn.init.constant_(parameter.grad, raw)
+        moved(network, optimizer, lr=0.01)
+        gradient = raw + 0.1 * weight
+        m, v = 0.8 * m + 0.2 * gradient, 0.99 * v + 0.01 * gradient**2
+        weight -= 0.01 * (m / (1 - 0.8**t)) / ((v / (1 - 0.99**t)) ** 0.5 + 1e-8)
+    assert network[0].weight.detach().numpy() == pytest.approx(np.full((3, 2), weight), rel=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16), (20, 20)])

@@ -77,9 +77,8 @@ def test_step_decay_equals_torch():
 @pytest.mark.parametrize("seed", range(5))
 def test_plateau_equals_torch_on_any_accuracies(seed):
     random = np.random.default_rng(seed)
-    accuracies = np.round(0.9 - np.exp(-np.arange(60) / 5) + random.normal(0, 0.02, 60), 2).clip(
-        0
-    )  # rounded: with ties
+    noisy = 0.9 - np.exp(-np.arange(60) / 5) + random.normal(0, 0.02, 60)
+    accuracies = np.round(noisy, 2).clip(min=0)  # with ties
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
     scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.2, patience=3, min_lr=1e-7)
     expected = [1e-3]

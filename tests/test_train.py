@@ -1,4 +1,4 @@
-"""What training says of itself, and what it freezes."""
+"""What training looks at, what it says of itself, which weights it keeps and what it freezes."""
 
 import time
 from pathlib import Path
@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from cifar.checkpoint import Checkpoints
-from cifar.data import Split
+from cifar.console import InputError
+from cifar.data import Split, save_split
 from cifar.engine import Batch, build_trainer
 from cifar.networks import build_network
 from cifar.params import read_yaml
 from cifar.schedules import Plan
-from stages.train import fit, summary
+from stages.train import fit, load_images, summary
 
 ROOT = Path(__file__).parents[1]
 SPECS = {
@@ -24,11 +25,16 @@ SPECS = {
 }
 
 
-def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(tmp_path, monkeypatch):
+@pytest.fixture
+def few_images(tmp_path, monkeypatch) -> Split:
+    """Eight images, and a folder without dvc as the current one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     random = np.random.default_rng(0)
-    split = Split(random.integers(0, 256, (8, 32, 32, 3), np.uint8), random.integers(0, 10, 8, np.uint8))
+    return Split(random.integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.uint8))
+
+
+def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_images):
     checkpoints = Checkpoints("a")
 
     def train(epochs: int, wait: float) -> tuple[float, float]:
@@ -36,19 +42,57 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(tmp_path,
 
         def batches(epoch):
             time.sleep(wait)
-            yield Batch(torch.from_numpy(split.images), torch.from_numpy(split.labels).long())
+            yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
         params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
-        trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, split.images)
+        trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
         started = time.monotonic()
-        *_, counted = fit(params, trainer, split, split, batches, lambda accuracies: rates, checkpoints)
+        *_, counted = fit(params, trainer, few_images, few_images, batches, lambda accuracies: rates, checkpoints)
         return counted, time.monotonic() - started
 
     first, took = train(epochs=2, wait=0.4)
     assert 0.8 < first < took
     both, took = train(epochs=3, wait=0.1)  # carries on after the second epoch
     assert first + 0.1 < both < first + took
+
+
+def test_validation_is_on_held_out_images_and_needs_no_test_images(few_images):
+    save_split("train", few_images)
+    train, val = load_images(SimpleNamespace(val_size=3, seed=0))
+    assert (len(train.images), len(val.images)) == (5, 3)
+    assert sorted([*train.labels, *val.labels]) == list(range(8))  # each image once, told apart by its label
+    for part in train, val:
+        assert np.array_equal(part.images, few_images.images[part.labels])
+
+    with pytest.raises(InputError, match="test_images.npy is missing"):
+        load_images(SimpleNamespace(val_size=0, seed=0))
+    test = few_images.take(np.array([6, 2]))
+    save_split("test", test)
+    train, val = load_images(SimpleNamespace(val_size=0, seed=0))
+    assert np.array_equal(train.images, few_images.images) and np.array_equal(val.images, test.images)
+
+
+def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, monkeypatch):
+    accuracies = [0.1, 0.7, 0.3, 0.7]
+    monkeypatch.setattr("stages.train.accuracy", lambda *_: accuracies[len(seen) - 1])
+    seen = []
+
+    def batches(epoch):
+        if len(seen) == epoch:
+            seen.append(None)
+        yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
+        seen[epoch] = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+
+    for epochs in (3, 4):  # the second time it carries on after the third epoch
+        params = SimpleNamespace(epochs=epochs, train_scores="running", select="best")
+        trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
+        rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
+        _, best, _ = fit(
+            params, trainer, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a")
+        )
+        assert all(torch.equal(best[name], value) for name, value in seen[1].items())
+    assert not torch.equal(best["linear.weight"], seen[3]["linear.weight"])
 
 
 # Of the convolutions, by hand: 9 products for each pair of channels and each place of the output, before pooling.
@@ -71,22 +115,19 @@ def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
     assert "Total params: 6,574,090" in text or "Total params: 1,972,792" in text
 
 
-def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    split = Split(np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.uint8))
+def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_images):
     air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
     specs = SPECS | {"model": air | {"whitening_bias_epochs": 2}}
     seen = []
 
     def batches(epoch):
         seen.append(trainer.network.prep[0].bias.detach().clone())
-        yield Batch(torch.from_numpy(split.images), torch.from_numpy(split.labels).long())
+        yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
     for epochs in (3, 5):  # the second time it carries on after the third epoch
         params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
-        trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, split.images)
+        trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
-        fit(params, trainer, split, split, batches, lambda accuracies, rates=rates: rates, Checkpoints("a"))
+        fit(params, trainer, few_images, few_images, batches, lambda accuracies, rates=rates: rates, Checkpoints("a"))
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
