@@ -1,4 +1,4 @@
-# Every target sets up .venv first, once. `make PYTHON=python3.12 …` chooses the Python that it is made from.
+# Every target but `help` sets up .venv first, once. `make PYTHON=python3.12 …` chooses the Python that it is made from.
 SHELL := /bin/bash
 PYTHON ?= python3
 # dvc runs `python -m stages.<name>`: that python is the one in .venv
@@ -11,9 +11,10 @@ PARAMS ?= recipes/demo.yaml
 .PHONY: help demo test kills repro mend fresh lint audit
 
 help: ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1@\2/p' Makefile | column -t -s @
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s  %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the ignored folder .demo
+	@case '$(abspath $(DEMO))' in "$$PWD" | '') echo 'error: DEMO is "$(DEMO)", it must be a folder of its own' >&2; exit 1;; esac
 	@mkdir -p $(DEMO)/.dvc && rm -rf $(DEMO)/stages $(DEMO)/cifar
 	@cp -R stages cifar dvc.yaml .dvcignore $(DEMO) && cp $(PARAMS) $(DEMO)/params.yaml
 	@cp -R .dvc/config .dvc/plots $(DEMO)/.dvc && printf '[core]\n    no_scm = true\n' > $(DEMO)/.dvc/config.local
@@ -31,13 +32,8 @@ kills: .venv/ready ## kill the pipeline six times in each stage, and see that it
 repro: mend ## bring every result up to date with the code and params.yaml (dvc repro)
 	@python -m dvc repro
 
-# DVC writes these two in place, so a kill in that moment leaves them cut off. Its run cache knows what dvc.lock then forgets.
 mend: .venv/ready ## put right what a kill of DVC itself has left half written
-	@python -c 'import json, pathlib; path = pathlib.Path(".dvc/tmp/rwlock"); path.exists() and json.loads(path.read_text())' \
-	2> /dev/null || { rm .dvc/tmp/rwlock; echo 'mended: removed a half-written .dvc/tmp/rwlock'; }
-	@python -c 'import pathlib, dvc.schema, ruamel.yaml; path = pathlib.Path("dvc.lock"); path.exists() and \
-	dvc.schema.COMPILED_LOCKFILE_SCHEMA(ruamel.yaml.YAML(typ="safe").load(path))' \
-	2> /dev/null || { git checkout --quiet HEAD -- dvc.lock 2> /dev/null || rm dvc.lock; echo 'mended: put back the committed dvc.lock'; }
+	@python .dvc/mend.py
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages

@@ -20,6 +20,7 @@ TREE = [
     ".dvcignore",
     ".dvc/.gitignore",
     ".dvc/config",
+    ".dvc/mend.py",
     ".dvc/plots",
     "Makefile",
 ]
