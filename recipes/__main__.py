@@ -9,11 +9,13 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cifar.console import InputError, run
-from cifar.files import write_text
+from cifar.files import replacing, write_text
 from cifar.params import check_params, parse_yaml, read_yaml
 
 FOLDER = Path("recipes")
@@ -30,7 +32,7 @@ def main() -> None:
         case "apply":
             apply(arguments.recipe, arguments.force)
         case "run":
-            apply(arguments.recipe, arguments.force)
+            apply(arguments.recipe, arguments.force, arguments.changes)
             run_experiment(arguments.name or experiment_name(arguments.recipe, arguments.changes), arguments.changes)
         case "queue":
             queue(arguments.recipes, arguments.changes, arguments.force)
@@ -106,26 +108,53 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     return [key for key in before | after if key not in before or key not in after or before[key] != after[key]]
 
 
-def apply(name: str, force: bool) -> None:
+def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
     """Write the recipe to params.yaml as it stands, after a line for each value that changes.
 
-    Raises InputError, and changes nothing, when params.yaml holds changes that are nowhere else, unless `force`.
+    Raises InputError, and changes nothing, when params.yaml holds changes that are nowhere else, unless `force`. The
+    recipe with `changes`, as an interrupted run leaves it there, is no such thing.
     """
     recipe = read_recipe(name)
+    found = params_found(force)
     if not force:
-        refuse_to_lose_changes()
-    print_differences(read_yaml(PARAMS) if PARAMS.exists() else {}, recipe)
+        refuse_to_lose_changes(lambda: found == values_with(recipe_text(name), changes))
+    print_differences(found, recipe)
     write_text(PARAMS, recipe_text(name))
 
 
-def refuse_to_lose_changes() -> None:
-    """Raise InputError when params.yaml says something that neither the last commit nor a recipe does."""
+def params_found(force: bool) -> dict[str, Any]:
+    """The values in params.yaml, none when it is missing; raises InputError when it is damaged, unless `force`."""
+    try:
+        return read_yaml(PARAMS) if PARAMS.exists() else {}
+    except InputError as error:
+        if force:
+            return {}
+        raise InputError(f"{error}; mend it, or give --force to replace it") from None
+
+
+def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
+    """The values of a params.yaml, `text`, with changes as of `dvc exp run -S`; raises InputError for a wrong one."""
+    from dvc.exceptions import DvcException  # a second to import
+    from dvc.utils.hydra import apply_overrides
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS)
+        path.write_text(text, encoding="utf-8")
+        try:
+            apply_overrides(path, list(changes))
+        except DvcException as error:
+            raise InputError(f"-S {' '.join(changes)}: {error}") from None
+        return read_yaml(path)
+
+
+def refuse_to_lose_changes(is_known: Callable[[], bool] = lambda: False) -> None:
+    """Raise InputError when params.yaml says something that is neither the last commit's nor a recipe's nor known."""
     if not PARAMS.exists():
         return
     text = PARAMS.read_text(encoding="utf-8")
     command = ["git", "show", f"HEAD:./{PARAMS}"]
     committed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if text in (committed.stdout, *map(recipe_text, recipe_names())):
+    if text in (committed.stdout, *map(recipe_text, recipe_names())) or is_known():
         return
     if committed.returncode:
         raise InputError("params.yaml is in no commit; commit it, or give --force to replace it")
@@ -151,15 +180,17 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
     """Put each recipe in line; params.yaml, which DVC copies into the queue, is then as it was."""
     for recipe in recipes:
         read_recipe(recipe)
+    params_found(force)
     if not force:
         refuse_to_lose_changes()
-    before = PARAMS.read_text(encoding="utf-8")
+    before = PARAMS.read_bytes()
     try:
         for recipe in recipes:
             write_text(PARAMS, recipe_text(recipe))
             run_experiment(experiment_name(recipe, changes), changes, "--queue")
     finally:
-        write_text(PARAMS, before)
+        with replacing(PARAMS) as part:
+            part.write_bytes(before)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,38 @@ def test_an_uncommitted_change_is_named_and_kept_unless_forced(project):
     assert Path("params.yaml").read_bytes() == (ROOT / "recipes/demo.yaml").read_bytes()
 
 
+def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(project):
+    recipe = (ROOT / "recipes/eva4-s8.yaml").read_text()
+    left = recipe.replace("epochs: 20 ", "epochs: 10 ").replace("l1: 1.0e-05 ", "l1: 0.0 ")
+    assert len({recipe, left, recipe.replace("epochs: 20 ", "epochs: 10 ")}) == 3
+    Path("params.yaml").write_text(left)  # as `dvc exp run -S` leaves it
+    for changes in [], ["epochs=10"], ["epochs=10", "l1=0.1"], ["epochs=10", "l1=0.0", "seed=1"], ["epoch=10"]:
+        refused = recipes("run", "eva4-s8", *[word for change in changes for word in ("-S", change)])
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert refused.stderr.startswith(
+            "error: -S epoch=10: " if changes == ["epoch=10"] else "error: params.yaml has"
+        )
+        assert Path("params.yaml").read_text() == left
+    again = recipes("run", "eva4-s8", "-S", "epochs=10", "-S", "l1=0.0")
+    assert "epochs: 10 -> 20\nl1: 0.0 -> 1e-05\n" in again.stdout  # and then no DVC repository
+    assert Path("params.yaml").read_text() == recipe
+
+
+@pytest.mark.parametrize("damaged", [b"epochs: [24", b"epochs: 24 # \xff"])
+def test_a_damaged_params_yaml_is_named_and_kept_unless_forced(project, damaged):
+    Path("params.yaml").write_bytes(damaged)
+    for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo"]:
+        refused = recipes(*command)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert refused.stderr.startswith("error: params.yaml is not valid YAML")
+        assert refused.stderr.endswith("; mend it, or give --force to replace it\n")
+        assert Path("params.yaml").read_bytes() == damaged
+    recipes("queue", "demo", "--force")  # ends in DVC's error: it is no repository of DVC's
+    assert Path("params.yaml").read_bytes() == damaged
+    assert recipes("apply", "demo", "--force").returncode == 0
+    assert Path("params.yaml").read_bytes() == (ROOT / "recipes/demo.yaml").read_bytes()
+
+
 def test_outside_version_control_nothing_is_replaced_unless_forced(project):
     shutil.rmtree(".git")
     refused = recipes("apply", "demo")
@@ -211,3 +243,16 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
     metrics = json.loads((project.folder / "metrics/train.json").read_text())
     assert metrics["epoch"] == history["val_accuracy"].idxmax() + 1
     assert metrics["parameters"] == 11_173_962 and metrics["l1_penalty"] > 0
+
+
+def test_airnet_with_muon_runs_through_every_stage(tmp_path):
+    project = create(tmp_path)
+    small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}
+    small |= {"epochs": 2, "batch_size": 20, "model.whitening_bias_epochs": 1}
+    sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
+    ran = project.call(sys.executable, "-m", "recipes", "run", "fast", "--name", "small", *sets)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    figures = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    assert figures["images"] == 50 and {"accuracy", "tta_accuracy"} <= set(figures)
+    assert json.loads((project.folder / "metrics/train.json").read_text())["val_images"] == 50  # the test images
+    assert (project.folder / "plots/gradcam/misclassified.png").exists() or figures["wrong"] == 0
