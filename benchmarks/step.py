@@ -17,8 +17,8 @@ from benchmarks.report import MEAN, params_of, report, spread, synchronise
 from benchmarks.throughput import random_images, trainer_of
 from cifar.augment import build_policy
 from cifar.batches import feed
+from cifar.device import prepare
 from cifar.engine import Trainer
-from cifar.memory import keep_memory
 
 PARTS = {  # by what stands in the name of an operation, the first that fits
     "convolution": ("conv", "Conv"),
@@ -43,10 +43,10 @@ def flops_an_image(trainer: Trainer) -> float:
     return counter.get_total_flops() / 2
 
 
-def matrix_product_flops(precision: torch.dtype, device: torch.device, seconds: float = 1.0) -> float:
-    """Operations a second of a product of two matrices of 4,096 x 4,096: the best of many."""
+def matrix_product_flops(precision: torch.dtype, device: torch.device) -> float:
+    """Operations a second of a product of two matrices of 4,096 x 4,096: the best of a second."""
     a, b = (torch.randn(4096, 4096, device=device).to(precision) for _ in range(2))
-    best, until = 0.0, time.perf_counter() + seconds
+    best, until = 0.0, time.perf_counter() + 1
     while time.perf_counter() < until or best == 0:
         synchronise()
         started = time.perf_counter()
@@ -66,8 +66,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
 
-    keep_memory()
     params = params_of(arguments.recipe)
+    prepare(params.deterministic)
     split = random_images(params.batch_size * (arguments.steps + 3))
     trainer = trainer_of(params, split.images)
     limit = matrix_product_flops(trainer.precision, trainer.device)
@@ -91,9 +91,8 @@ def main() -> None:
         on_device = "device_time_total" if activities else "cpu_time_total"
         seconds: Counter[str] = Counter()
         for event in profiler.events():
-            if (
-                event.cpu_parent is None and event.device_type == DeviceType.CPU
-            ):  # it includes the kernels that it starts
+            # of outermost operations, which include the kernels that they start
+            if event.cpu_parent is None and event.device_type == DeviceType.CPU:
                 seconds[part_of(event.name)] += getattr(event, on_device) / 1e6
         parts.append(seconds)
 
