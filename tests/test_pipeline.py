@@ -141,9 +141,18 @@ def test_a_second_run_runs_nothing(project):
     assert project.git("status", "--porcelain") == ""
 
 
-def test_training_again_elsewhere_gives_the_same_bytes(project):
-    again = ["exp", "run", "--temp", "--force", "--single-item", "--name", "again", "train"]
-    assert stages_run(project.dvc(*again)) == ["train"]
+@pytest.mark.parametrize("way", ["--temp", "--queue"])
+def test_training_again_elsewhere_gives_the_same_bytes(project, way):
+    again = ["exp", "run", way, "--force", "--single-item", "--name", "again", "train"]
+    printed = project.dvc(*again)
+    if way == "--queue":
+        project.dvc("queue", "start")
+        deadline = time.monotonic() + 300
+        while "Success" not in (status := project.dvc("queue", "status")):
+            assert "Failed" not in status and time.monotonic() < deadline, status
+            time.sleep(1)
+        printed = project.dvc("queue", "logs", "again")
+    assert stages_run(printed) == ["train"]
     (experiment,) = project.git("for-each-ref", "--format=%(refname)", "refs/exps/*/*/again").split()
     assert project.git("diff", "--stat", "HEAD", experiment) == ""
     project.dvc("exp", "remove", "again")
