@@ -79,8 +79,7 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
     seen = []
 
     def batches(epoch):
-        if len(seen) == epoch:
-            seen.append(None)
+        seen.append(None)
         yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
         seen[epoch] = {name: value.clone() for name, value in trainer.network.state_dict().items()}
 
