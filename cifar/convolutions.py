@@ -55,7 +55,7 @@ class SmallMapConv(Function):
     """Images (N, C, H, W), weight (K, C, 3, 3) to (N, K, H, W), zero-padded by 1, all channels last in memory.
 
     The weight's gradient is one matrix product over the 3x3 patches (im2col): on small maps oneDNN's own takes up to
-    ten times as long in bfloat16.
+    twice as long in bfloat16.
     """
 
     @staticmethod

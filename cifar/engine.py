@@ -180,6 +180,6 @@ def _read(steps: Sequence[tuple[int, Tensor, int, float]]) -> Iterator[Step]:
         if not np.isfinite(objective + penalty):
             raise InputError(
                 f"training diverged: the loss is {objective} at step {number}, learning rate {lr:.3g}; "
-                f"lower lr_max (`dvc exp run -S lr_max={lr / 4:.2g}`) or use `lr_max: find`"
+                "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
             )
         yield Step(objective, penalty, loss, int(correct), images, lr)

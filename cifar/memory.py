@@ -22,7 +22,7 @@ def restart_without_block_caches() -> None:
 def keep_memory() -> None:
     """Stop glibc from giving freed memory back to the system.
 
-    Without this a third of each training step on a CPU goes to page faults (measured with batch 512). Where the C
+    Without this a sixth of each training step on a CPU goes to page faults (the default's, batch 512). Where the C
     library has no `mallopt` (macOS, musl) nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None

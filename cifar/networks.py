@@ -151,6 +151,7 @@ class AirNet(nn.Module):
         self.pool = nn.MaxPool2d(3)
         self.linear = nn.Linear(width_in, 10, bias=False)
         self.logit_scale, self.whitening_bias_epochs = logit_scale, whitening_bias_epochs
+        self.begin_epoch(0)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 24, 31, 31)
@@ -185,7 +186,7 @@ NETWORKS = {"airnet": AirNet, "custom_resnet": CustomResNet, "resnet18": ResNet1
 
 
 def build_network(spec: dict[str, Any], seed: int) -> nn.Module:
-    """The network that `spec` names (its other keys: arguments), with PyTorch's default initial weights from `seed`."""
+    """The network that `spec` names (its other keys: arguments), initialised from `seed`."""
     arguments = dict(spec)
     network = NETWORKS[arguments.pop("name")]
     with torch.random.fork_rng(devices=[]):

@@ -15,8 +15,9 @@ def build_optimizers(
     """The optimizer that `spec` names, or with `muon` two of them, over the network's trained parameters.
 
     Each group's `lr_factor` says how its learning rate stands to that of the schedule: `bias_lr_factor` for biases and
-    the norms' parameters, 1 for kernels and matrices. Weight decay pulls on all parameters, or with `regularise:
-    weights` on kernels and matrices alone; on a biased rate it is as much weaker, so that it takes the same share.
+    the norms' parameters, 1 for kernels and matrices. Weight decay pulls on all parameters but Muon's, or with
+    `regularise: weights` on kernels and matrices alone; on a biased rate it is as much weaker, so that with SGD and
+    AdamW it takes the same share.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     weights, vectors = ([p for p in trained if (p.dim() > 1) == is_weights] for is_weights in (True, False))
@@ -59,15 +60,15 @@ class Muon(torch.optim.Optimizer):
                 filters.sub_(group["lr"] * orthogonalise(direction.flatten(1)).view_as(filters))
 
 
-def orthogonalise(matrix: Tensor, steps: int = 3) -> Tensor:
+def orthogonalise(matrix: Tensor) -> Tensor:
     """A matrix (m, n) with the same singular vectors as `matrix` and singular values of about 1, by Newton and Schulz.
 
-    About: mostly from 0.5 to 1.5, less for those that were a hundredth of the largest. Three steps are the source's.
+    About: mostly from 0.5 to 1.5, less for those that were a hundredth of the largest. Three rounds, as in the source.
     """
     a, b, c = QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if is_tall else matrix) / (matrix.norm() + 1e-7)  # no singular value above 1
-    for _ in range(steps):
+    for _ in range(3):
         square = x @ x.T
         x = a * x + (b * square + c * square @ square) @ x
     return x.T if is_tall else x

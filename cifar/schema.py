@@ -238,7 +238,8 @@ class Params(Section):
             raise ValueError(
                 f"schedule.peak_epoch is {self.schedule.peak_epoch:g}, it must be below epochs ({self.epochs})"
             )
-        if "find" not in (self.lr_min, self.lr_max) and self.lr_min > self.lr_max:
+        has_both = "find" not in (self.lr_min, self.lr_max) and self.schedule.name != "constant"
+        if has_both and self.lr_min > self.lr_max:
             raise ValueError(f"lr_min is {self.lr_min:g}, it must be at most lr_max ({self.lr_max:g})")
         for layer in self.gradcam.layers:
             if layer not in LAYERS[self.model.name]:

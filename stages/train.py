@@ -122,7 +122,7 @@ def learning_rates(params: Declared) -> tuple[float, float]:
     lr_max = found.get("lr_max") if params.lr_max == "find" else params.lr_max
     if not all(isinstance(lr, int | float) and lr > 0 for lr in (lr_min, lr_max)):
         raise InputError(f"metrics/lr_find.json suggests lr_max {lr_max!r}, lr_min {lr_min!r}; run `dvc repro lr_find`")
-    if lr_min > lr_max:
+    if lr_min > lr_max and params.schedule.name != "constant":
         raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
     return lr_min, lr_max
 

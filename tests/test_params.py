@@ -193,6 +193,10 @@ def test_a_file_that_is_no_mapping_is_one_line_that_names_the_file(content, mess
     assert str(error.value).startswith(f"{path} {message}")
 
 
+def test_a_constant_rate_may_lie_below_the_lr_min_that_it_does_not_use():
+    assert check_params(changed(schedule={"name": "constant"}, lr_max=0.001), "params.yaml").lr_max == 0.001
+
+
 def test_an_alias_beside_what_it_names_is_its_copy(tmp_path):
     (tmp_path / "params.yaml").write_text("model: &size {height: 32}\naugment: [*size, *size]\n")
     assert read_yaml(tmp_path / "params.yaml")["augment"] == [{"height": 32}, {"height": 32}]

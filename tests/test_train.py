@@ -130,3 +130,6 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
         fit(params, trainer, few_images, few_images, batches, lambda accuracies, rates=rates: rates, Checkpoints("a"))
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
+
+    never = build_network(air | {"whitening_bias_epochs": 0}, seed=0)
+    assert never.prep[0].bias.requires_grad is False  # before an epoch begins too, as in the range test
