@@ -2,7 +2,9 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -59,15 +61,41 @@ def training_batches(
     batches = EpochBatches(split, policy, batch_size, seed, epoch)
     fork = "fork" if workers else None  # a policy cannot be pickled; the workers do not touch the GPU
     loader = DataLoader(
-        batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_leave_signals
+        batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_end_with_parent
     )
-    for batch in loader:
+    with _signals_held_back():
+        made = iter(loader)
+    for batch in made:
         if isinstance(batch, InputError):
             raise batch
         yield batch
 
 
-def _leave_signals(worker: int) -> None:
-    """Have a worker end with the process that it works for: Ctrl-C, and SIGTERM to all, are for that one to answer."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until the block ends; in a process that is forked in it they wait for good."""
+    came = []  # what is held back from this thread alone still comes, by way of another one
+    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
+
+
+def _end_with_parent(worker: int) -> None:
+    """Have a worker, born with its signals held back, end on SIGTERM of its parent alone.
+
+    Ctrl-C, and SIGTERM to all, are for the parent to answer; Python waits for its children after it has sent its own.
+    """
+
+    def wait() -> None:
+        while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,8 @@ def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers)
     )
 
 
-def test_workers_leave_the_answer_to_ctrl_c_to_the_process_that_trains():
-    script = """
-import time, torch
+TRAINER = """
+import os, time, torch
 from cifar.augment import build_policy
 from cifar.batches import training_batches
 from cifar.console import run
@@ -74,22 +74,45 @@ from cifar.engine import Batch
 
 def main():
     images, labels = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), torch.zeros(400).long()
-    policy = build_policy([("Rotate", {})], [0.5] * 3)
-    for batch in training_batches(Batch(images, labels), policy, 2, 0, 2, 0):
-        print("batch", flush=True)
-        time.sleep(0.3)
+    batches = training_batches(Batch(images, labels), build_policy([("Rotate", {{}})], [0.5] * 3), 2, 0, 2, 0)
+    {main}
 
 run(main)
 """
-    for number, word, status in (signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143):
-        trainer = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            start_new_session=True, cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "ignore"},
-        )  # fmt: skip
-        assert trainer.stdout.readline() == "batch\n"
-        os.killpg(trainer.pid, number)  # as a terminal does, workers and all
-        _, errors = trainer.communicate(timeout=60)
-        assert (trainer.returncode, errors) == (status, f"{word}; `dvc repro` takes it up again\n")
+BEGINS = "os.register_at_fork(after_in_child=lambda: (print('begins', flush=True), time.sleep(1)))"
+
+
+@contextmanager
+def trainer(*main):
+    """A process, in a group of its own, that runs the lines of `main` with `batches` from two workers."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAINER.format(main="\n    ".join(main))],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        cwd=Path(__file__).parents[1], env=os.environ | {"PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.parametrize("moment", ["begins", "works"])
+@pytest.mark.parametrize("number, word", [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "stopped")])
+def test_workers_leave_the_answer_to_ctrl_c_to_the_process_that_trains(number, word, moment):
+    begins = [BEGINS] if moment == "begins" else []
+    with trainer(*begins, "for _ in batches: print('works', flush=True); time.sleep(0.3)") as process:
+        assert process.stdout.readline() == f"{moment}\n"
+        os.killpg(process.pid, number)  # as a terminal does, workers and all
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (128 + number, f"{word}; `dvc repro` takes it up again\n")
+
+
+def test_a_bug_ends_the_workers_too():
+    with trainer("for _ in batches: raise RuntimeError('a bug')") as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1 and errors.endswith("\nRuntimeError: a bug\n")
 
 
 def test_on_a_processor_no_other_process_helps():
