@@ -15,11 +15,12 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("capabilities", "expected"), [
     ({"avx2": True}, torch.float32),
     ({"avx2": True, "avx512_f": True}, torch.float32),  # AVX-512 alone only emulates bfloat16
-    ({"avx512_bf16": True}, torch.bfloat16),
-    ({"amx_bf16": True}, torch.bfloat16),
+    ({"avx512_bf16": True, "cpu_name": "AMD EPYC 9B14"}, torch.bfloat16),
+    ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),  # where it multiplies no faster
+    ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
     ({}, torch.float32),
 ])  # fmt: skip
-def test_bfloat16_only_where_the_processor_computes_in_it(monkeypatch, capabilities, expected):
+def test_bfloat16_only_where_the_processor_is_faster_in_it(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert pick_precision("auto", CPU) is expected
 
