@@ -19,7 +19,8 @@ def sweep(
 
     `smoothed_loss` is an exponential moving average in which the newest loss weighs `smoothing`, corrected for its
     start. The sweep ends after the last rate, or once the loss is not finite or its average passes `stop_factor` times
-    its lowest (Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; the stop is fastai's).
+    its lowest (Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; the stop is fastai's). The average
+    is not asked before it holds 1 / `smoothing` losses: the first few may rise, as under Adam's first steps.
     """
     rows, average = [], 0.0
     for number, (lr, batch) in enumerate(zip(lrs, batches, strict=False), start=1):
@@ -28,7 +29,8 @@ def sweep(
             break
         average += smoothing * (loss - average)
         rows.append((lr, loss, average / (1 - (1 - smoothing) ** number)))
-        if rows[-1][-1] > stop_factor * min(smoothed for _, _, smoothed in rows):
+        is_settled = number * smoothing >= 1
+        if is_settled and rows[-1][-1] > stop_factor * min(smoothed for _, _, smoothed in rows):
             break
     return pd.DataFrame(rows, columns=["lr", "loss", "smoothed_loss"])
 

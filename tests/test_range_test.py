@@ -42,6 +42,12 @@ def test_stops_after_the_step_that_passes_the_factor():
     assert curve_of([2.0, 1.0, 4.9, 5.1, 9.0])["loss"].tolist() == [2.0, 1.0, 4.9, 5.1]
 
 
+def test_the_first_losses_do_not_stop_it():
+    # Weight 1/4, so 4 losses settle the average; by the second, (1/4 * 3/4 + 9/4) / (7/16) = 39/7, it is above 5.
+    assert len(curve_of([1.0, 9.0, 2.0, 1.0, 1.0, 0.5], smoothing=0.25)) == 6
+    assert len(curve_of([1.0, 9.0, 9.0, 9.0, 9.0, 9.0], smoothing=0.25)) == 4
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_stops_at_a_loss_that_is_not_finite_and_leaves_it_out(bad):
     assert curve_of([2.0, 1.0, bad, 1.0])["loss"].tolist() == [2.0, 1.0]
