@@ -16,6 +16,11 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def has_amx() -> bool:
+    """Whether the processor multiplies bfloat16 by tiles (Intel's AMX), which a virtual machine may hide."""
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     """bfloat16 or float32; `auto` is bfloat16 on GPUs that have it, and on processors that are faster in it.
 
@@ -29,7 +34,7 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     else:
         capabilities = torch.cpu.get_capabilities()
         is_intel = capabilities.get("cpu_name", "").startswith("Intel")
-        is_fast = bool(capabilities.get("amx_bf16") or (capabilities.get("avx512_bf16") and not is_intel))
+        is_fast = has_amx() or bool(capabilities.get("avx512_bf16") and not is_intel)
     return torch.bfloat16 if is_fast else torch.float32
 
 
