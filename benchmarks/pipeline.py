@@ -1,4 +1,4 @@
-"""The whole pipeline in a folder of its own, each stage timed: what two of the benchmarks share."""
+"""The whole pipeline in a folder of its own, each stage timed: what three of the benchmarks share."""
 
 import json
 import shutil
@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,22 +26,41 @@ class Run(NamedTuple):
 
 def run_pipeline(changes: Sequence[str]) -> Run:
     """params.yaml with `changes`, as `dvc exp run -S` takes them, run in a fresh folder, which is deleted."""
+    with fresh_project("params.yaml", changes) as project:
+        seconds = [project.repro(), project.repro()]
+        return Run(project.stages(), *seconds)
+
+
+class Project(NamedTuple):
+    """A copy of this project in which each stage is timed."""
+
+    folder: Path
+    log: Path
+
+    def repro(self, *stages: str) -> float:
+        """`dvc repro` of all or of these stages and those before them: its seconds."""
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=self.folder, check=True)
+        return time.perf_counter() - started
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Each run of a stage so far: stage, seconds, peak_mib."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@contextmanager
+def fresh_project(params: str, changes: Sequence[str]) -> Iterator[Project]:
+    """A project that has not run, with the params file `params` after `changes`; it is deleted in the end."""
     with tempfile.TemporaryDirectory() as name:
         folder, log = Path(name, "project"), Path(name, "log")
         for part in ("stages", "cifar", ".dvc/plots"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in ("params.yaml", ".dvcignore", ".dvc/config"):
+        for part in (".dvcignore", ".dvc/config"):
             shutil.copy(ROOT / part, folder / part)
+        shutil.copy(ROOT / params, folder / "params.yaml")
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         timed = f"{sys.executable} {ROOT / 'benchmarks/timed.py'} {log}"
         pipeline = (ROOT / "dvc.yaml").read_text().replace("cmd: python -m ", f"cmd: {timed} ")
         (folder / "dvc.yaml").write_text(pipeline)
         apply_overrides(folder / "params.yaml", list(changes))
-        seconds = [_repro(folder), _repro(folder)]
-        return Run([json.loads(line) for line in log.read_text().splitlines()], *seconds)
-
-
-def _repro(folder: Path) -> float:
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=folder, check=True)
-    return time.perf_counter() - started
+        yield Project(folder, log)

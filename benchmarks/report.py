@@ -22,8 +22,12 @@ MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of CIFAR-10
 
 def params_of(recipe: str) -> Params:
     """The params that a recipe sets, or params.yaml's: `default`."""
-    path = "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
+    path = params_path(recipe)
     return check_params(read_yaml(path), path)
+
+
+def params_path(recipe: str) -> str:
+    return "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
 
 
 def turn(benchmark: str, *words: str, threads: int | None = None) -> float:
@@ -39,6 +43,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(values), "median": statistics.median(values), "lowest": min(values), "highest": max(values)}
 
 
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
+    """Of two values or more: how many, their mean and their standard deviation, that of a sample."""
+    return {"n": len(values), "mean": statistics.mean(values), "deviation": statistics.stdev(values)}
+
+
 def report(script: str, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script."""
     table = pd.DataFrame([_flat(row) for row in rows])
@@ -48,12 +57,15 @@ def report(script: str, rows: list[dict[str, Any]], **facts: Any) -> None:
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of a table in which a spread is one word: median (lowest to highest), or the only measurement."""
-    alone, several = "{median:.4g}", "{median:.4g} ({lowest:.4g} to {highest:.4g})"
-    return {
-        name: (alone if value["n"] == 1 else several).format(**value) if isinstance(value, dict) else value
-        for name, value in row.items()
-    }
+    """A row of a table in which a summary of several values is one word."""
+    return {name: _word(value) if isinstance(value, dict) else value for name, value in row.items()}
+
+
+def _word(summary: dict[str, float]) -> str:
+    """Mean ± deviation; or median (lowest to highest); or the only measurement."""
+    if "mean" in summary:
+        return "{mean:.4g} ± {deviation:.1g}".format(**summary)
+    return ("{median:.4g}" if summary["n"] == 1 else "{median:.4g} ({lowest:.4g} to {highest:.4g})").format(**summary)
 
 
 def machine() -> dict[str, Any]:

@@ -1,11 +1,14 @@
-"""The measurements compare the same work: the plain loop's network is the pipeline's, by PyTorch's own layers."""
+"""The measurements compare the same work, and say truly what several runs come to."""
+
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.report import params_of, turn
+from benchmarks.report import params_of, report, turn
+from benchmarks.seeds import rows
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.networks import build_network
 
@@ -35,3 +38,16 @@ def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_lay
 @pytest.mark.parametrize("kind", ["plain", "fp32", "bf16"])
 def test_a_turn_of_the_training_benchmark_ends_in_a_speed(kind):
     assert turn("throughput", kind, "demo", "1") > 0
+
+
+def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys):
+    runs = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.92), (1, 0.94), (2, 0.96))]
+    report(str(tmp_path / "seeds.py"), rows(runs))
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert last.split() == ["all", "0.94", "±", "0.02"]  # by hand: the squares of -0.02, 0 and 0.02 sum to 2 x 0.02 squared
+    written = json.loads((tmp_path / "seeds.json").read_text())["rows"]
+    assert written[:3] == runs and written[3]["accuracy"]["n"] == 3
+
+
+def test_the_figures_of_one_seed_have_no_deviation():
+    assert rows([{"seed": 4, "accuracy": 0.9}]) == [{"seed": 4, "accuracy": 0.9}]
