@@ -64,7 +64,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 def _word(summary: dict[str, float]) -> str:
     """Mean ± deviation; or median (lowest to highest); or the only measurement."""
     if "mean" in summary:
-        return "{mean:.4g} ± {deviation:.1g}".format(**summary)
+        return "{mean:.4g} ± {deviation:.2g}".format(**summary)
     return ("{median:.4g}" if summary["n"] == 1 else "{median:.4g} ({lowest:.4g} to {highest:.4g})").format(**summary)
 
 
