@@ -44,7 +44,8 @@ def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys)
     runs = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.92), (1, 0.94), (2, 0.96))]
     report(str(tmp_path / "seeds.py"), rows(runs))
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.split() == ["all", "0.94", "±", "0.02"]  # by hand: the squares of -0.02, 0 and 0.02 sum to 2 x 0.02 squared
+    # by hand: the squares of -0.02, 0 and 0.02 sum to twice that of 0.02
+    assert last.split() == ["all", "0.94", "±", "0.02"]
     written = json.loads((tmp_path / "seeds.json").read_text())["rows"]
     assert written[:3] == runs and written[3]["accuracy"]["n"] == 3
 
