@@ -1,4 +1,4 @@
-"""The whole pipeline in a folder of its own, each stage timed: what three of the benchmarks share."""
+"""The whole pipeline in a folder of its own, each stage timed: what several benchmarks share."""
 
 import json
 import shutil
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
 
 ROOT = Path(__file__).parents[1]
@@ -35,12 +36,14 @@ class Project(NamedTuple):
     """A copy of this project in which each stage is timed."""
 
     folder: Path
-    log: Path
+    log: Path  # a line a run of a stage: see timed.py
 
     def repro(self, *stages: str) -> float:
-        """`dvc repro` of all or of these stages and those before them: its seconds."""
+        """`dvc repro` of all or of these stages and those before them: its seconds; its failure ends us."""
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=self.folder, check=True)
+        ended = subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=self.folder)
+        if ended.returncode:  # it has said why
+            raise SystemExit(ended.returncode)
         return time.perf_counter() - started
 
     def stages(self) -> list[dict[str, Any]]:
@@ -62,5 +65,8 @@ def fresh_project(params: str, changes: Sequence[str]) -> Iterator[Project]:
         timed = f"{sys.executable} {ROOT / 'benchmarks/timed.py'} {log}"
         pipeline = (ROOT / "dvc.yaml").read_text().replace("cmd: python -m ", f"cmd: {timed} ")
         (folder / "dvc.yaml").write_text(pipeline)
-        apply_overrides(folder / "params.yaml", list(changes))
+        try:
+            apply_overrides(folder / "params.yaml", list(changes))
+        except DvcException as error:
+            raise SystemExit(f"error: -S {' '.join(changes)}: {error}") from None
         yield Project(folder, log)

@@ -27,6 +27,7 @@ def params_of(recipe: str) -> Params:
 
 
 def params_path(recipe: str) -> str:
+    """Where the recipe's params are, or for `default` this project's, from its top folder."""
     return "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
 
 
@@ -48,7 +49,7 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(values), "mean": statistics.mean(values), "deviation": statistics.stdev(values)}
 
 
-def report(script: str, rows: list[dict[str, Any]], **facts: Any) -> None:
+def report(script: str | Path, rows: list[dict[str, Any]], **facts: Any) -> None:
     """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script."""
     table = pd.DataFrame([_flat(row) for row in rows])
     print(f"\n{table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)}")

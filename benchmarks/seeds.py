@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pipeline import ROOT, fresh_project
+from benchmarks.pipeline import fresh_project
 from benchmarks.report import mean_and_deviation, params_path, report
 from cifar.files import read_json
+from recipes.__main__ import recipe_names
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    recipes = ["default", *sorted(path.stem for path in ROOT.glob("recipes/*.yaml"))]
-    parser.add_argument("recipe", choices=recipes, help="default is params.yaml, the others are in recipes/")
+    names = ["default", *recipe_names()]
+    parser.add_argument("recipe", choices=names, help="default is params.yaml, the others are in recipes/")
     parser.add_argument("--seeds", type=int, nargs="+", default=range(5), help="(default: 0 1 2 3 4)")
     text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
     parser.add_argument("-S", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=text)
@@ -26,10 +27,10 @@ def main() -> None:
     for seed in arguments.seeds:
         runs.append({"seed": seed} | run_seed(arguments.recipe, [*arguments.changes, f"seed={seed}"]))
         script = Path(__file__).with_stem(f"seeds-{arguments.recipe}")
-        report(str(script), rows(runs), recipe=arguments.recipe, changes=arguments.changes)  # after each: it takes long
+        report(script, with_mean(runs), recipe=arguments.recipe, changes=arguments.changes)  # after each: it takes long
 
 
-def rows(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def with_mean(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The runs, and when there are several what they come to."""
     if len(runs) == 1:
         return list(runs)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.report import params_of, report, turn
-from benchmarks.seeds import rows
+from benchmarks.seeds import with_mean
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.networks import build_network
 
@@ -42,7 +42,7 @@ def test_a_turn_of_the_training_benchmark_ends_in_a_speed(kind):
 
 def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys):
     runs = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.92), (1, 0.94), (2, 0.96))]
-    report(str(tmp_path / "seeds.py"), rows(runs))
+    report(tmp_path / "seeds.py", with_mean(runs))
     last = capsys.readouterr().out.strip().splitlines()[-1]
     # by hand: the squares of -0.02, 0 and 0.02 sum to twice that of 0.02
     assert last.split() == ["all", "0.94", "±", "0.02"]
@@ -51,4 +51,4 @@ def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys)
 
 
 def test_the_figures_of_one_seed_have_no_deviation():
-    assert rows([{"seed": 4, "accuracy": 0.9}]) == [{"seed": 4, "accuracy": 0.9}]
+    assert with_mean([{"seed": 4, "accuracy": 0.9}]) == [{"seed": 4, "accuracy": 0.9}]
