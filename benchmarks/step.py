@@ -22,7 +22,7 @@ from cifar.engine import Trainer
 
 PARTS = {  # by what stands in the name of an operation, the first that fits
     "convolution": ("conv", "Conv"),
-    "norm": ("batch_norm", "BatchNorm", "NormReLU", "group_norm", "GroupNorm"),
+    "norm": ("batch_norm", "BatchNorm", "ActivatedNorm", "group_norm", "GroupNorm"),
     "activation": ("relu", "Relu", "gelu", "Gelu"),
     "pooling": ("pool", "Pool"),
     "linear layer": ("linear", "addmm", "Addmm", "aten::mm", "MmBackward"),

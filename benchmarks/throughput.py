@@ -27,7 +27,7 @@ from cifar.data import Split
 from cifar.device import pick_device, pick_precision, prepare
 from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
 from cifar.networks import build_network
-from cifar.norms import NormReLU
+from cifar.norms import ActivatedNorm, NormGELU, NormReLU
 from cifar.schema import Params
 
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
@@ -63,10 +63,10 @@ def use_plain_layers(network: nn.Module) -> None:
         outputs = nn.Conv2d.forward(layer, images)
         return F.max_pool2d(outputs, layer.pool) if layer.pool > 1 else outputs
 
-    def normalise(layer: NormReLU, images: Tensor) -> Tensor:
-        return F.relu(nn.BatchNorm2d.forward(layer, images), inplace=True)
+    def normalise(layer: ActivatedNorm, images: Tensor) -> Tensor:
+        return layer.activate(nn.BatchNorm2d.forward(layer, images))
 
-    plain = {Conv3x3: convolve, NormReLU: normalise}
+    plain = {Conv3x3: convolve, NormReLU: normalise, NormGELU: normalise}
     for module in network.modules():
         if type(module) in plain:
             module.forward = plain[type(module)].__get__(module)

@@ -27,6 +27,9 @@ from cifar.transforms import Draws, Transform, crop_anywhere, cut_holes, flip_al
 
 IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 
+# A process that has used OpenCV's threads cannot fork one that does, as workers would: the child waits for ever.
+cv2.setNumThreads(0)
+
 
 class AlternatingFlip(albumentations.HorizontalFlip):
     """Not of Albumentations, but named in a policy like its transforms: see `cifar.transforms.flip_alternately`."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cifar.convolutions import Conv3x3
 from cifar.data import IMAGE_SIZE
-from cifar.norms import NormReLU, build_norm
+from cifar.norms import NormGELU, NormReLU, build_norm
 
 PATCH = 2  # pixels a side, of what AirNet's first layer whitens
 
@@ -111,17 +111,18 @@ class AirGroup(nn.Module):
         super().__init__()
         first = Conv3x3(width_in, width, bias=False, pool=2)
         self.convs = nn.ModuleList([first, *(Conv3x3(width, width, bias=False) for _ in range(depth - 1))])
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width, eps=1e-12, momentum=norm_momentum) for _ in range(depth))
+        last = nn.BatchNorm2d if depth > 2 else NormGELU
+        norms = [NormGELU] * (depth - 1) + [last]
+        self.norms = nn.ModuleList(norm(width, eps=1e-12, momentum=norm_momentum) for norm in norms)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             nn.init.dirac_(conv.weight.data[: conv.in_channels])
             norm.weight.requires_grad = False
 
     def forward(self, x: Tensor) -> Tensor:
-        x = first = F.gelu(self.norms[0](self.convs[0](x)))
-        for conv, norm in zip(self.convs[1:-1], self.norms[1:-1], strict=True):
-            x = F.gelu(norm(conv(x)))
-        x = self.norms[-1](self.convs[-1](x))
-        return F.gelu(x + first if len(self.convs) > 2 else x)
+        x = first = self.norms[0](self.convs[0](x))
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            x = norm(conv(x))
+        return F.gelu(x + first) if len(self.convs) > 2 else x
 
 
 class AirNet(nn.Module):

@@ -5,12 +5,8 @@ import os
 # Before torch looks: the tests compare with computations of their own on the processor.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import cv2
 import pytest
 from projects import Project, create
-
-# A process that has used OpenCV's threads cannot fork one that does: the child waits for ever. Tests do both.
-cv2.setNumThreads(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,14 @@
-"""Batch norm with its ReLU against PyTorch's own two, and what they keep for the backward pass."""
+"""Batch norm with its activation against PyTorch's own two, and what they keep for the backward pass."""
 
 import pytest
 import torch
 from torch import nn
 
 import cifar.norms
-from cifar.norms import NormReLU
+from cifar.norms import ActivatedNorm, NormGELU, NormReLU
+
+PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
+KINDS = pytest.mark.parametrize(("kind", "activation"), [(NormReLU, nn.ReLU), (NormGELU, nn.GELU)])
 
 
 @pytest.fixture(params=[2**20, 2**10], ids=["one chunk", "many chunks"], autouse=True)
@@ -13,23 +16,27 @@ def chunk(request, monkeypatch):
     monkeypatch.setattr(cifar.norms, "CHUNK_FLOATS", request.param)
 
 
-def both() -> tuple[NormReLU, nn.Sequential]:
+def both(kind: type[ActivatedNorm], activation: type[nn.Module]) -> tuple[ActivatedNorm, nn.Sequential]:
     """The two with the same weights, drawn, so that a mistaken one shows."""
     torch.manual_seed(0)
-    ours = NormReLU(16)
+    ours = kind(16, eps=1e-3, momentum=0.3)
     nn.init.normal_(ours.weight)
     nn.init.normal_(ours.bias)
-    norm = nn.BatchNorm2d(16)
+    norm = nn.BatchNorm2d(16, eps=1e-3, momentum=0.3)
     norm.load_state_dict(ours.state_dict())
-    return ours, nn.Sequential(norm, nn.ReLU())
+    return ours, nn.Sequential(norm, activation())
 
 
+@KINDS
+@PRECISIONS
 @pytest.mark.parametrize("is_training", [True, False], ids=["training", "evaluating"])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format], ids=["last", "first"])
-def test_outputs_gradients_and_statistics_are_pytorchs_bit_for_bit(is_training, memory_format):
-    ours, theirs = both()
-    images = (3 * torch.randn(33, 16, 8, 8) + 1).to(memory_format=memory_format)
-    cotangent = torch.randn(33, 16, 8, 8)
+def test_outputs_gradients_and_statistics_are_pytorchs_bit_for_bit(
+    kind, activation, precision, is_training, memory_format
+):
+    ours, theirs = both(kind, activation)
+    images = (3 * torch.randn(33, 16, 8, 8) + 1).to(precision, memory_format=memory_format)
+    cotangent = torch.randn(33, 16, 8, 8).to(precision, memory_format=memory_format)
     results = []
     for module in ours.train(is_training), theirs.train(is_training):
         leaf = images.clone().requires_grad_()
@@ -41,12 +48,34 @@ def test_outputs_gradients_and_statistics_are_pytorchs_bit_for_bit(is_training, 
         assert torch.equal(found, expected)
 
 
-def test_it_keeps_its_input_and_nothing_else_of_that_size():
-    ours, theirs = both()
-    images = torch.randn(33, 16, 8, 8).requires_grad_()
-    kept = {}
-    for name, module in ("ours", ours), ("theirs", theirs):
-        sizes = kept[name] = []
+@KINDS
+@PRECISIONS
+def test_with_a_frozen_weight_the_bias_and_the_images_have_pytorchs_gradients(kind, activation, precision):
+    ours, theirs = both(kind, activation)
+    images = torch.randn(33, 16, 8, 8).to(precision, memory_format=torch.channels_last)
+    gradients = []
+    for module, norm in (ours, ours), (theirs, theirs[0]):
+        norm.weight.requires_grad = False
+        leaf = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(module(leaf).float().square().sum(), [leaf, norm.bias]))
+    for found, expected in zip(*gradients, strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "precision", "counts"),
+    [
+        (NormReLU, nn.ReLU, torch.float32, [1, 2]),  # PyTorch's keep the input and ReLU's outputs
+        (NormGELU, nn.GELU, torch.float32, [1, 2]),  # and GELU's inputs
+        (NormGELU, nn.GELU, torch.bfloat16, [1, 2]),
+    ],
+)
+def test_it_keeps_its_input_and_nothing_else_of_that_size(kind, activation, precision, counts):
+    images = torch.randn(33, 16, 8, 8).to(precision).requires_grad_()
+    kept = []
+    for module in both(kind, activation):
+        sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
             module(images)
-    assert [sizes.count(images.numel()) for sizes in kept.values()] == [1, 2]
+        kept.append(sizes.count(images.numel()))
+    assert kept == counts
