@@ -40,6 +40,7 @@ AIRNET = {
     "logit_scale": 0.1,
     "whitening_bias_epochs": 3,
 }
+PROXY = {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET}
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
 STEP = {"name": "step", "every": 4, "factor": 0.8}
 PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
@@ -79,6 +80,15 @@ WRONG_PARAMS = [
         {"model": RESNET | {"logit_scale": 1.0}},
         "model.logit_scale is not a known key, allowed: name, norm, strides, pool",
     ),
+    (
+        {"filter": {"name": "proxy", "share": 0.5}},
+        "filter.every is missing; filter, as it is named, has name, share, every, model",
+    ),
+    ({"filter": PROXY | {"shar": 0.5}}, "filter.shar is not a known key, did you mean share?"),
+    (
+        {"filter": PROXY | {"model": AIRNET | {"wdths": 8}}},
+        "filter.model.wdths is not a known key, did you mean widths?",
+    ),
     ({"loss": {"name": "nll", "label_smoothing": 0.1}}, "loss.label_smoothing is not a known key, allowed: name"),
     ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
     # a missing one
@@ -117,6 +127,8 @@ WRONG_PARAMS = [
         {"schedule__peak_momentum": 1.0},
         "schedule.peak_momentum is 1.0, allowed: a number from 0 to below 1, or same for the optimizer's own",
     ),
+    ({"filter": PROXY | {"share": 1.0}}, "filter.share is 1.0, it must be less than 1"),
+    ({"filter": PROXY | {"every": 0}}, "filter.every is 0, it must be greater than or equal to 1"),
     ({"optimizer__momentum": 1.5}, "optimizer.momentum is 1.5, it must be less than 1"),
     ({"lr_find__steps": 5}, "lr_find.steps is 5, it must be greater than or equal to 10"),
     ({"lr_find__stop_factor": 1.0}, "lr_find.stop_factor is 1.0, it must be greater than 1"),
@@ -127,6 +139,8 @@ WRONG_PARAMS = [
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
+    ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
+    ({"filter": PROXY | {"model": RESNET}}, "filter.model.name is 'resnet18', it must be 'airnet'"),
     (
         {"schedule__name": "cosine"},
         "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular', 'step', 'plateau', 'constant'",
