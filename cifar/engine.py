@@ -185,9 +185,14 @@ def _read(steps: Sequence[tuple[int, Tensor, int, float]]) -> Iterator[Step]:
     """The steps, (number, values, images, learning rate) each, off the device in one go."""
     values = torch.stack([step[1] for step in steps]).tolist() if steps else []
     for (number, _, images, lr), (objective, penalty, loss, correct) in zip(steps, values, strict=True):
-        if not np.isfinite(objective + penalty):
-            raise InputError(
-                f"training diverged: the loss is {objective} at step {number}, learning rate {lr:.3g}; "
-                "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
-            )
+        check_finite(objective + penalty, "the loss", number, lr)
         yield Step(objective, penalty, loss, int(correct), images, lr)
+
+
+def check_finite(loss: float, whose: str, step: int, lr: float) -> None:
+    """Raises InputError when a loss is not finite."""
+    if not np.isfinite(loss):
+        raise InputError(
+            f"training diverged: {whose} is {loss} at step {step}, learning rate {lr:.3g}; "
+            "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
+        )

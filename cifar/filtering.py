@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from cifar.console import InputError
-from cifar.engine import Batch, Trainer, build_loss, build_trainer
+from cifar.engine import Batch, Trainer, build_loss, build_trainer, check_finite
 
 
 class Filter(NamedTuple):
@@ -19,42 +18,44 @@ class Filter(NamedTuple):
     """
 
     proxy: Trainer
-    loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,): (N,)
-    share: float  # of a batch to keep
-    every: int  # steps; the proxy learns from the picks of the first of them
+    losses_of: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,): (N,)
+    share: float  # of a batch to pick
+    every: int  # from one step of which the proxy learns to the next
 
-    def hardest(self, batch: Batch) -> Batch:
-        """The share of a batch that has the largest losses, at least one image, in the batch's order."""
+    def pick_hardest(self, batch: Batch) -> Batch:
+        """The share of a batch, rounded, that has the largest losses, at least one image, in the batch's order."""
         batch = Batch(*(values.to(self.proxy.device, non_blocking=True) for values in batch))
         self.proxy.network.train()
         with torch.no_grad():
-            losses = self.loss(self.proxy.logits(batch.images), batch.labels)  # (N,)
-        kept = max(1, round(self.share * len(losses)))
-        index = losses.argsort(descending=True, stable=True)[:kept].sort().values
+            losses = self.losses_of(self.proxy.logits(batch.images), batch.labels)  # (N,)
+        count = max(1, round(self.share * len(losses)))
+        index = losses.argsort(descending=True, stable=True)[:count].sort().values
         return Batch(*(values.index_select(0, index) for values in batch))
 
     def narrow(
-        self, epoch: int, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float | None]
+        self, epoch: int, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float]
     ) -> Iterator[Batch]:
         """The hardest images of an epoch's batches; the proxy learns at the rate and the momentum of the same place.
 
-        Epochs count from 0. Raises InputError after the last batch when the proxy's loss is not finite.
+        Epochs count from 0. Raises InputError after the last batch when a loss from which the proxy learnt is not
+        finite: to know it at once would make a processor wait for its GPU.
         """
         self.proxy.begin_epoch(epoch)
-        objective, steps = None, zip(lrs, momenta, batches, strict=False)
-        for number, (lr, momentum, batch) in enumerate(steps, start=epoch * len(lrs)):
-            hardest = self.hardest(batch)
+        learnt = []
+        for number, (batch, lr, momentum) in enumerate(zip(batches, lrs, momenta, strict=True), epoch * len(lrs)):
+            picks = self.pick_hardest(batch)
             if number % self.every == 0:
-                objective = self.proxy.step(hardest, lr, momentum)[0]
-            yield hardest
-        if objective is not None and not objective.isfinite():
-            raise InputError(f"training diverged: the loss of filter.model is {objective.item()}; lower lr_max")
+                learnt.append((number, lr, self.proxy.step(picks, lr, momentum)[0]))
+            yield picks
+        for number, lr, loss in learnt:
+            check_finite(loss.item(), "the loss of filter.model", number, lr)
 
 
 def build_filter(specs: dict[str, dict[str, Any]], *arguments: Any) -> Filter | None:
-    """The filter that `specs["filter"]` names: none, or `proxy`, trained by the loss and the optimizer of `specs`.
+    """The filter that `specs["filter"]` names: none, or `proxy`.
 
-    The arguments are those of `build_trainer`.
+    The arguments are those of `build_trainer`; loss, optimizer, regularisation, precision and seed of the other network
+    are the proxy's too.
     """
     spec = specs["filter"]
     if spec["name"] == "none":

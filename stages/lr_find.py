@@ -1,5 +1,6 @@
 """Find the learning rate: a range test on the very network, images and optimizer that train will use.
 
+All images of a batch count, for a filter would change them from step to step, and the loss with them.
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 
@@ -13,7 +14,6 @@ from cifar.data import hold_out, load_split, load_statistics
 from cifar.device import prepare
 from cifar.engine import build_trainer
 from cifar.files import write_csv, write_json
-from cifar.filtering import build_filter
 from cifar.params import load_params
 from cifar.range_test import suggest, sweep
 from cifar.schedules import exponential
@@ -26,19 +26,16 @@ def main() -> None:
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "filter": params.filter}
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
-    arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images
-    trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+    trainer = build_trainer(specs, *regularisation, mean, std, params.precision, params.seed, train.images)
 
     test = params.lr_find
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
     batches_of = feed(train, policy, trainer.device, params.batch_size, params.seed)
     endless = (batch for epoch in count() for batch in batches_of(epoch))
     batches = progress(endless, test.steps, "range test", "step")
-    if image_filter:
-        batches = image_filter.narrow(0, batches, lrs, [None] * test.steps)
     curve = sweep(trainer, batches, lrs, test.smoothing, test.stop_factor)
     suggestion = suggest(curve)
 

@@ -39,8 +39,11 @@ def main() -> None:
     classes = load_classes()
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
-    specs = {name: section.model_dump() for name, section in (sections | {"filter": params.filter}).items()}
+    sections = {
+        "model": params.model, "optimizer": params.optimizer, "loss": params.loss,
+        "average": params.average, "filter": params.filter,
+    }  # fmt: skip
+    specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
     arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images
     trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
@@ -81,7 +84,8 @@ def fit(
     """Train from the last checkpoint to the end: the history, a row an epoch; with `select: best` its weights; seconds.
 
     These are of all epochs in the history, those before an interruption too.
-    `batches` gives those of an epoch, `schedule` the plan from the validation accuracies of the epochs that are over.
+    `batches` gives those of an epoch, of which `image_filter` may leave a part; `schedule` the plan from the validation
+    accuracies of the epochs that are over.
     """
     history, best, seconds = resume(checkpoints, trainer, image_filter)
     planned = write_progress(history, schedule)
@@ -149,7 +153,7 @@ def resume(
 
 
 def watch(steps: Iterable[Step], bar: tqdm, images: float) -> Iterator[Step]:
-    """The same steps, shown on the progress bar as they pass, each for so many images."""
+    """The same steps, shown on the progress bar as they pass; `images` is how many one goes through, on average."""
     for step in steps:
         bar.update(images)
         bar.set_postfix(loss=f"{step.objective:.3f}", accuracy=f"{step.correct / step.images:.3f}", lr=f"{step.lr:.3g}")
@@ -157,7 +161,7 @@ def watch(steps: Iterable[Step], bar: tqdm, images: float) -> Iterator[Step]:
 
 
 def summarise(steps: list[Step]) -> dict[str, float]:
-    """The epoch as it was trained on: augmented and filtered images, the weights of the moment; plain cross entropy."""
+    """The epoch as it was trained on: images augmented and filtered, weights of the moment; plain cross entropy."""
     images = sum(step.images for step in steps)
     loss = sum(step.loss for step in steps) / images
     return {"train_loss": round(loss, 6), "train_accuracy": sum(step.correct for step in steps) / images}
@@ -192,7 +196,7 @@ def write_progress(history: list[dict], schedule: Callable[[list[float]], Plan])
 
 
 def epoch_line(row: dict, epochs: int, images: int, seconds: float) -> str:
-    """An epoch for a person to read, with its speed and the time left."""
+    """An epoch for a person to read, with its speed and the time left; images that a filter leaves out count too."""
     return (
         f"epoch {row['epoch']:2d}/{epochs}  train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.4f}  "
         f"val loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.3g}  "

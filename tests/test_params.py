@@ -84,6 +84,7 @@ WRONG_PARAMS = [
         {"filter": {"name": "proxy", "share": 0.5}},
         "filter.every is missing; filter, as it is named, has name, share, every, model",
     ),
+    ({"filter__model": AIRNET}, "filter.model is not a known key, allowed: name"),
     ({"filter": PROXY | {"shar": 0.5}}, "filter.shar is not a known key, did you mean share?"),
     (
         {"filter": PROXY | {"model": AIRNET | {"wdths": 8}}},
@@ -140,6 +141,8 @@ WRONG_PARAMS = [
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
     ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
+    ({"filter": None}, "filter is None, it must be a valid dictionary or object to extract fields from"),
+    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be a valid dictionary or instance of AirNet"),
     ({"filter": PROXY | {"model": RESNET}}, "filter.model.name is 'resnet18', it must be 'airnet'"),
     (
         {"schedule__name": "cosine"},
@@ -285,23 +288,30 @@ def test_the_layers_named_for_grad_cam_are_the_networks_own():
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
-names = st.sampled_from([*GOOD, "name", "layers", "layer3", "find", "one_cycle", "sgd"]) | st.text(max_size=5)
+names = st.sampled_from([*GOOD, "name", "layers", "layer3", "find", "one_cycle", "proxy", "sgd"]) | st.text(max_size=5)
 trees = st.recursive(
     scalars | names,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.integers(), inner, max_size=3),
     max_leaves=8,
 )
 places = st.sampled_from(
-    [*GOOD, *(f"{key}__{inner}" for key, section in GOOD.items() if isinstance(section, dict) for inner in section)]
+    [
+        *GOOD,
+        *(f"{key}__{inner}" for key, section in GOOD.items() if isinstance(section, dict) for inner in section),
+        *(f"filter__{inner}" for inner in PROXY),
+        *(f"filter__model__{inner}" for inner in [*AIRNET, "height"]),
+    ]
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(places, trees, min_size=1, max_size=2))
 def test_any_value_anywhere_is_accepted_or_explained(change):
-    sections_last = sorted(change.items(), key=lambda item: "__" not in item[0])
+    deepest_first = sorted(change.items(), key=lambda item: -item[0].count("__"))
+    whole = {"filter": copy.deepcopy(PROXY)} if any(place.startswith("filter__") for place in change) else {}
+    rest = {place: value for place, value in deepest_first if place not in whole}
     try:
-        assert isinstance(check_params(changed(**dict(sections_last)), "params.yaml"), Params)
+        assert isinstance(check_params(changed(**whole, **rest), "params.yaml"), Params)
     except InputError as error:
         assert str(error).startswith("params.yaml: ")
 
