@@ -67,6 +67,8 @@ def main() -> None:
     arguments = parser.parse_args()
 
     params = params_of(arguments.recipe)
+    if params.filter.name != "none":
+        parser.error(f"{arguments.recipe} trains on a part of each batch (filter), which is not measured here")
     prepare(params.deterministic)
     split = random_images(params.batch_size * (arguments.steps + 3))
     trainer = trainer_of(params, split.images)

@@ -94,7 +94,7 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
 
 
 def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it."""
+    """The pipeline's trainer, as stages/train.py builds it; a filter would be beside it."""
     sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1

@@ -70,12 +70,9 @@ class Trainer(NamedTuple):
         Returns `objective`, `penalty`, `loss` and `correct` of Step as a tensor (4,) on the device, so that nothing
         need wait for it.
         """
-        inputs = normalise(batch.images.to(self.device, non_blocking=True), self.mean, self.std)
         targets = batch.labels.to(self.device, non_blocking=True)
         self.network.train()
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.network(inputs)
-        logits = logits.float()  # (N, 10)
+        logits = self.logits(batch.images)
         objective, penalty = self.loss(logits, targets), self.penalty()
         (objective + penalty).backward()
         self._set_rates(lr, momentum)
@@ -86,6 +83,13 @@ class Trainer(NamedTuple):
             loss = F.cross_entropy(logits, targets, reduction="sum")
             correct = (logits.argmax(1) == targets).sum()
             return torch.stack([objective, penalty, loss, correct.float()])
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), by the network in the mode in which it is."""
+        inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.network(inputs)
+        return logits.float()
 
     def penalty(self) -> Tensor:
         """`l1` times the sum of the absolute values of the parameters that it pulls on."""
@@ -146,11 +150,15 @@ def build_trainer(
     return Trainer(network, optimizers, average, loss, penalised, l1, mean, std, precision)
 
 
-def build_loss(spec: dict[str, Any]) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mean loss of logits (N, 10) and targets (N,) that `spec` names: `cross_entropy`, or `nll` of log-softmax."""
+def build_loss(spec: dict[str, Any], reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (N, 10) and targets (N,) that `spec` names: `cross_entropy`, or `nll` of log-softmax.
+
+    It is the mean over the images, or with a reduction of `none` (N,).
+    """
     if spec["name"] == "nll":
-        return lambda logits, targets: F.nll_loss(F.log_softmax(logits, dim=1), targets)
-    return lambda logits, targets: F.cross_entropy(logits, targets, label_smoothing=spec["label_smoothing"])
+        return lambda logits, targets: F.nll_loss(F.log_softmax(logits, dim=1), targets, reduction=reduction)
+    smoothing = spec["label_smoothing"]
+    return lambda logits, targets: F.cross_entropy(logits, targets, reduction=reduction, label_smoothing=smoothing)
 
 
 def train_epoch(
@@ -177,9 +185,14 @@ def _read(steps: Sequence[tuple[int, Tensor, int, float]]) -> Iterator[Step]:
     """The steps, (number, values, images, learning rate) each, off the device in one go."""
     values = torch.stack([step[1] for step in steps]).tolist() if steps else []
     for (number, _, images, lr), (objective, penalty, loss, correct) in zip(steps, values, strict=True):
-        if not np.isfinite(objective + penalty):
-            raise InputError(
-                f"training diverged: the loss is {objective} at step {number}, learning rate {lr:.3g}; "
-                "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
-            )
+        check_finite(objective + penalty, "the loss", number, lr)
         yield Step(objective, penalty, loss, int(correct), images, lr)
+
+
+def check_finite(loss: float, whose: str, step: int, lr: float) -> None:
+    """Raises InputError when a loss is not finite."""
+    if not np.isfinite(loss):
+        raise InputError(
+            f"training diverged: {whose} is {loss} at step {step}, learning rate {lr:.3g}; "
+            "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
+        )

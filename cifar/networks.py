@@ -131,7 +131,7 @@ class AirNet(nn.Module):
     Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels and is not trained but for
     its bias, and that for `whitening_bias_epochs`: see `whiten` and `begin_epoch`. `widths` are those of the three
     groups. airbench94 is (64, 256, 256) with a depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more
-    the norms' weights; airbench96 (128, 512, 512) with 3.
+    the norms' weights; airbench96 is (128, 512, 512) with 3 and, as its source had it last, (128, 384, 512).
     """
 
     def __init__(

@@ -23,8 +23,8 @@ def build_norm(kind: str, width: int) -> nn.Module:
 class ActivatedNorm(nn.BatchNorm2d):
     """Batch norm, then an activation, on images (N, C, H, W).
 
-    On a processor the backward pass makes the norm's outputs again, part by part, rather than keep them: the same bits,
-    at an eighth more time for the two.
+    On a processor the backward pass makes the norm's outputs again, part by part, rather than keep them, at an eighth
+    more time for the two: the same bits where the gradient lies in memory as the images do, which in training it does.
     """
 
     activate: Callable[[Tensor], Tensor]

@@ -116,17 +116,20 @@ def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
 
 def _known_keys(path: list[str | int], values: dict[str, Any]) -> list[str]:
     """The keys that the schema knows at `path`; for a section of several kinds, those of the kind named."""
-    if not path:
-        return list(Params.model_fields)
-    kinds = _kinds(path[0])
-    if len(kinds) > 1:
-        name = values[path[0]]["name"]
-        kinds = [kind for kind in kinds if name in get_args(kind.model_fields["name"].annotation)]
-    return list(kinds[0].model_fields)
+    section = Params
+    for key in path:
+        values = values[key]
+        if isinstance(key, int):  # an item of a list, whose section the list has brought already
+            continue
+        kinds = _kinds(key, section)
+        if len(kinds) > 1:
+            kinds = [kind for kind in kinds if values["name"] in get_args(kind.model_fields["name"].annotation)]
+        section = kinds[0]
+    return list(section.model_fields)
 
 
-def _kinds(key: str) -> list[type[BaseModel]]:
-    """The sections that may stand at `key`: one, or several that tell themselves apart by name."""
-    annotation = Params.model_fields[key].annotation
+def _kinds(key: str, section: type[BaseModel] = Params) -> list[type[BaseModel]]:
+    """The sections that may stand at `key` of a section: one, or several that tell themselves apart by name."""
+    annotation = section.model_fields[key].annotation
     kinds = get_args(annotation) or [annotation]
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -172,6 +172,19 @@ class ExponentialAverage(Section):
     every: Count
 
 
+class NoFilter(Section):
+    name: Literal["none"]
+
+
+class Proxy(Section):
+    """A small network that picks the share of each batch that it finds hardest."""
+
+    name: Literal["proxy"]
+    share: Annotated[float, Field(gt=0, lt=1)]
+    every: Count
+    model: AirNet
+
+
 class RangeTest(Section):
     lr_start: Positive
     lr_end: Positive
@@ -204,6 +217,7 @@ class Params(Section):
     augment: list[Transform]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Count
+    filter: Annotated[NoFilter | Proxy, Field(discriminator="name")]
     loss: Annotated[CrossEntropy | NLL, Field(discriminator="name")]
     optimizer: Annotated[SGD | Adam | Muon, Field(discriminator="name")]
     l1: NotNegative

@@ -1,5 +1,6 @@
 """Find the learning rate: a range test on the very network, images and optimizer that train will use.
 
+All images of a batch count, for a filter would change them from step to step, and the loss with them.
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 

@@ -24,6 +24,7 @@ from cifar.data import Split, hold_out, load_classes, load_split, load_statistic
 from cifar.device import environment, prepare
 from cifar.engine import Batch, Step, Trainer, build_trainer, train_epoch
 from cifar.files import read_json, write_csv, write_json, write_text
+from cifar.filtering import Filter, build_filter
 from cifar.inference import predict
 from cifar.models import FOLDER, Model, save_model
 from cifar.params import Declared, load_params
@@ -38,10 +39,14 @@ def main() -> None:
     classes = load_classes()
     mean, std = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
+    sections = {
+        "model": params.model, "optimizer": params.optimizer, "loss": params.loss,
+        "average": params.average, "filter": params.filter,
+    }  # fmt: skip
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
-    trainer = build_trainer(specs, *regularisation, mean, std, params.precision, params.seed, train.images)
+    arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images
+    trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
     machine = environment(trainer.device, trainer.precision, params.deterministic)
     batches = feed(train, policy, trainer.device, params.batch_size, params.seed)
     shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
@@ -50,7 +55,7 @@ def main() -> None:
 
     checkpoints = Checkpoints(f"train-{fingerprint('train', {'params': params.values(), 'machine': machine})}")
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
-    history, best, seconds = fit(params, trainer, train, val, batches, schedule, checkpoints)
+    history, best, seconds = fit(params, trainer, image_filter, train, val, batches, schedule, checkpoints)
     print(f"trained, with validation, in {seconds:.0f} s", flush=True)
     network = trainer.result.cpu()
     if params.select == "best":
@@ -69,6 +74,7 @@ def main() -> None:
 def fit(
     params: Declared,
     trainer: Trainer,
+    image_filter: Filter | None,
     train: Split,
     val: Split,
     batches: Callable[[int], Iterable[Batch]],
@@ -78,17 +84,21 @@ def fit(
     """Train from the last checkpoint to the end: the history, a row an epoch; with `select: best` its weights; seconds.
 
     These are of all epochs in the history, those before an interruption too.
-    `batches` gives those of an epoch, `schedule` the plan from the validation accuracies of the epochs that are over.
+    `batches` gives those of an epoch, of which `image_filter` may leave a part; `schedule` the plan from the validation
+    accuracies of the epochs that are over.
     """
-    history, best, seconds = resume(checkpoints, trainer)
+    history, best, seconds = resume(checkpoints, trainer, image_filter)
     planned = write_progress(history, schedule)
     with progress(None, params.epochs * len(train.labels), "train", "img", unit_scale=True) as bar:
         bar.update(len(history) * len(train.labels))
         for epoch in range(len(history), params.epochs):
             started = time.monotonic()
             trainer.begin_epoch(epoch)
-            lrs, momenta = planned.lrs[epoch], planned.momenta[epoch]
-            steps = list(watch(train_epoch(trainer, batches(epoch), lrs, momenta, first_step=epoch * len(lrs)), bar))
+            lrs, momenta, chosen = planned.lrs[epoch], planned.momenta[epoch], batches(epoch)
+            if image_filter:
+                chosen = image_filter.narrow(epoch, chosen, lrs, momenta)
+            passing = train_epoch(trainer, chosen, lrs, momenta, first_step=epoch * len(lrs))
+            steps = list(watch(passing, bar, len(train.labels) / len(lrs)))
             trained = summarise(steps) if params.train_scores == "running" else measure(trainer, train, "train")
             rest = {"lr": float(lrs[-1]), "l1_penalty": round(steps[-1].penalty, 6)}
             history.append({"epoch": epoch + 1} | trained | measure(trainer, val, "val") | rest)
@@ -97,7 +107,8 @@ def fit(
             planned = write_progress(history, schedule)
             took = time.monotonic() - started
             seconds += took
-            checkpoints.save(epoch + 1, trainer.state() | {"history": history, "best": best, "seconds": seconds})
+            state = trainer.state() | {"filter": image_filter and image_filter.proxy.state()}
+            checkpoints.save(epoch + 1, state | {"history": history, "best": best, "seconds": seconds})
             bar.write(epoch_line(history[-1], params.epochs, len(train.labels), took))
     return history, best, seconds
 
@@ -127,26 +138,30 @@ def learning_rates(params: Declared) -> tuple[float, float]:
     return lr_min, lr_max
 
 
-def resume(checkpoints: Checkpoints, trainer: Trainer) -> tuple[list[dict], dict[str, Tensor] | None, float]:
-    """The history so far, the best epoch's weights and the seconds, the trainer's state as it was then; or a start."""
+def resume(
+    checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | None
+) -> tuple[list[dict], dict[str, Tensor] | None, float]:
+    """The history so far, the best epoch's weights and the seconds, all that trains as it was then; or a start."""
     state = checkpoints.load()
     if state is None:
         return [], None, 0.0
     trainer.restore(state)
+    if image_filter:
+        image_filter.proxy.restore(state["filter"])
     print(f"carrying on after epoch {len(state['history'])}", flush=True)
     return state["history"], state["best"], state["seconds"]
 
 
-def watch(steps: Iterable[Step], bar: tqdm) -> Iterator[Step]:
-    """The same steps, shown on the progress bar as they pass."""
+def watch(steps: Iterable[Step], bar: tqdm, images: float) -> Iterator[Step]:
+    """The same steps, shown on the progress bar as they pass; `images` is how many one goes through, on average."""
     for step in steps:
-        bar.update(step.images)
+        bar.update(images)
         bar.set_postfix(loss=f"{step.objective:.3f}", accuracy=f"{step.correct / step.images:.3f}", lr=f"{step.lr:.3g}")
         yield step
 
 
 def summarise(steps: list[Step]) -> dict[str, float]:
-    """The epoch as it was trained on: augmented images, the weights of the moment; plain cross entropy."""
+    """The epoch as it was trained on: images augmented and filtered, weights of the moment; plain cross entropy."""
     images = sum(step.images for step in steps)
     loss = sum(step.loss for step in steps) / images
     return {"train_loss": round(loss, 6), "train_accuracy": sum(step.correct for step in steps) / images}
@@ -181,7 +196,7 @@ def write_progress(history: list[dict], schedule: Callable[[list[float]], Plan])
 
 
 def epoch_line(row: dict, epochs: int, images: int, seconds: float) -> str:
-    """An epoch for a person to read, with its speed and the time left."""
+    """An epoch for a person to read, with its speed and the time left; images that a filter leaves out count too."""
     return (
         f"epoch {row['epoch']:2d}/{epochs}  train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.4f}  "
         f"val loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.3g}  "

@@ -40,6 +40,7 @@ AIRNET = {
     "logit_scale": 0.1,
     "whitening_bias_epochs": 3,
 }
+PROXY = {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET}
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
 STEP = {"name": "step", "every": 4, "factor": 0.8}
 PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
@@ -79,6 +80,16 @@ WRONG_PARAMS = [
         {"model": RESNET | {"logit_scale": 1.0}},
         "model.logit_scale is not a known key, allowed: name, norm, strides, pool",
     ),
+    (
+        {"filter": {"name": "proxy", "share": 0.5}},
+        "filter.every is missing; filter, as it is named, has name, share, every, model",
+    ),
+    ({"filter__model": AIRNET}, "filter.model is not a known key, allowed: name"),
+    ({"filter": PROXY | {"shar": 0.5}}, "filter.shar is not a known key, did you mean share?"),
+    (
+        {"filter": PROXY | {"model": AIRNET | {"wdths": 8}}},
+        "filter.model.wdths is not a known key, did you mean widths?",
+    ),
     ({"loss": {"name": "nll", "label_smoothing": 0.1}}, "loss.label_smoothing is not a known key, allowed: name"),
     ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
     # a missing one
@@ -117,6 +128,8 @@ WRONG_PARAMS = [
         {"schedule__peak_momentum": 1.0},
         "schedule.peak_momentum is 1.0, allowed: a number from 0 to below 1, or same for the optimizer's own",
     ),
+    ({"filter": PROXY | {"share": 1.0}}, "filter.share is 1.0, it must be less than 1"),
+    ({"filter": PROXY | {"every": 0}}, "filter.every is 0, it must be greater than or equal to 1"),
     ({"optimizer__momentum": 1.5}, "optimizer.momentum is 1.5, it must be less than 1"),
     ({"lr_find__steps": 5}, "lr_find.steps is 5, it must be greater than or equal to 10"),
     ({"lr_find__stop_factor": 1.0}, "lr_find.stop_factor is 1.0, it must be greater than 1"),
@@ -127,6 +140,10 @@ WRONG_PARAMS = [
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
+    ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
+    ({"filter": None}, "filter is None, it must be a valid dictionary or object to extract fields from"),
+    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be a valid dictionary or instance of AirNet"),
+    ({"filter": PROXY | {"model": RESNET}}, "filter.model.name is 'resnet18', it must be 'airnet'"),
     (
         {"schedule__name": "cosine"},
         "schedule.name is 'cosine', allowed: 'one_cycle', 'triangular', 'step', 'plateau', 'constant'",
@@ -271,23 +288,30 @@ def test_the_layers_named_for_grad_cam_are_the_networks_own():
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
-names = st.sampled_from([*GOOD, "name", "layers", "layer3", "find", "one_cycle", "sgd"]) | st.text(max_size=5)
+names = st.sampled_from([*GOOD, "name", "layers", "layer3", "find", "one_cycle", "proxy", "sgd"]) | st.text(max_size=5)
 trees = st.recursive(
     scalars | names,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names | st.integers(), inner, max_size=3),
     max_leaves=8,
 )
 places = st.sampled_from(
-    [*GOOD, *(f"{key}__{inner}" for key, section in GOOD.items() if isinstance(section, dict) for inner in section)]
+    [
+        *GOOD,
+        *(f"{key}__{inner}" for key, section in GOOD.items() if isinstance(section, dict) for inner in section),
+        *(f"filter__{inner}" for inner in PROXY),
+        *(f"filter__model__{inner}" for inner in [*AIRNET, "height"]),
+    ]
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(places, trees, min_size=1, max_size=2))
 def test_any_value_anywhere_is_accepted_or_explained(change):
-    sections_last = sorted(change.items(), key=lambda item: "__" not in item[0])
+    deepest_first = sorted(change.items(), key=lambda item: -item[0].count("__"))
+    whole = {"filter": copy.deepcopy(PROXY)} if any(place.startswith("filter__") for place in change) else {}
+    rest = {place: value for place, value in deepest_first if place not in whole}
     try:
-        assert isinstance(check_params(changed(**dict(sections_last)), "params.yaml"), Params)
+        assert isinstance(check_params(changed(**whole, **rest), "params.yaml"), Params)
     except InputError as error:
         assert str(error).startswith("params.yaml: ")
 

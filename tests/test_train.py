@@ -12,6 +12,7 @@ from cifar.checkpoint import Checkpoints
 from cifar.console import InputError
 from cifar.data import Split, save_split
 from cifar.engine import Batch, build_trainer
+from cifar.filtering import build_filter
 from cifar.networks import build_network
 from cifar.params import read_yaml
 from cifar.schedules import Plan
@@ -48,13 +49,40 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_image
         trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
         started = time.monotonic()
-        *_, counted = fit(params, trainer, few_images, few_images, batches, lambda accuracies: rates, checkpoints)
+        *_, counted = fit(params, trainer, None, few_images, few_images, batches, lambda accuracies: rates, checkpoints)
         return counted, time.monotonic() - started
 
     first, took = train(epochs=2, wait=0.4)
     assert 0.8 < first < took
     both, took = train(epochs=3, wait=0.1)  # carries on after the second epoch
     assert first + 0.1 < both < first + took
+
+
+def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images):
+    proxy = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
+    spec = {"name": "proxy", "share": 0.5, "every": 2, "model": proxy | {"whitening_bias_epochs": 0}}
+    split = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
+
+    def train(name: str, epochs: int) -> tuple[list[dict], list[torch.Tensor]]:
+        def batches(epoch):
+            for shift in range(5):  # so that the proxy learns in other steps of each epoch
+                yield Batch(split.images.roll(shift + epoch, 1), split.labels)
+
+        params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
+        arguments = SPECS | {"filter": spec}, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images
+        trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+        plan = Plan(np.full((epochs, 5), 0.02), np.full((epochs, 5), 0.9))
+        history, *_ = fit(
+            params, trainer, image_filter, few_images, few_images, batches, lambda _: plan, Checkpoints(name)
+        )
+        return history, [*trainer.network.parameters(), *image_filter.proxy.network.parameters()]
+
+    train("stopped", epochs=1)
+    stopped, straight = train("stopped", epochs=3), train("straight", epochs=3)
+    assert stopped[0] == straight[0]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(stopped[1], straight[1], strict=True))
+    right = [row["train_accuracy"] * 20 for row in straight[0]]  # of the 4 images that are picked in each of 5 steps
+    assert right == pytest.approx(np.round(right)) and any(round(count) % 2 for count in right)
 
 
 def test_validation_is_on_held_out_images_and_needs_no_test_images(few_images):
@@ -88,7 +116,7 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
         trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
         _, best, _ = fit(
-            params, trainer, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a")
+            params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a")
         )
         assert all(torch.equal(best[name], value) for name, value in seen[1].items())
     assert not torch.equal(best["linear.weight"], seen[3]["linear.weight"])
@@ -127,7 +155,7 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
         params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
         trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
-        fit(params, trainer, few_images, few_images, batches, lambda accuracies, rates=rates: rates, Checkpoints("a"))
+        fit(params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a"))
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
 
