@@ -129,9 +129,10 @@ class AirNet(nn.Module):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
     Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels and is not trained but for
-    its bias, and that for `whitening_bias_epochs`: see `whiten` and `begin_epoch`. `widths` are those of the three
-    groups. airbench94 is (64, 256, 256) with a depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more
-    the norms' weights; airbench96 is (128, 512, 512) with 3 and, as its source had it last, (128, 384, 512).
+    its bias, and that for `whitening_bias_epochs`: see `whiten` and `begin_epoch`. With 0 of them the bias is 0.
+    `widths` are those of the three groups. airbench94 is (64, 256, 256) with a depth of 2, of 1,972,792 parameters, 288
+    of them frozen and 1,152 more the norms' weights; airbench96 is (128, 512, 512) with 3 and, as its source had it
+    last, (128, 384, 512).
     """
 
     def __init__(
@@ -145,6 +146,8 @@ class AirNet(nn.Module):
         super().__init__()
         self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
         self.prep[0].weight.requires_grad = False
+        if whitening_bias_epochs == 0:
+            nn.init.zeros_(self.prep[0].bias)
         width_in = self.prep[0].out_channels
         for number, width in enumerate(widths, start=1):
             self.add_module(f"layer{number}", AirGroup(width_in, width, depth, norm_momentum))

@@ -169,6 +169,12 @@ def test_airnets_whitening_and_norm_weights_are_not_trained():
     assert frozen == {"prep.0.weight"} | norms
 
 
+def test_the_bias_of_the_whitening_is_0_if_it_is_never_trained():
+    spec = AIRNETS["airbench94"][0] | AIRNET
+    assert not build_network(spec | {"whitening_bias_epochs": 0}, seed=0).prep[0].bias.any()
+    assert build_network(spec, seed=0).prep[0].bias.all()
+
+
 def test_airnets_convolutions_start_as_the_identity():
     network = build_network(AIRNETS["airbench94"][0] | AIRNET, seed=0)
     x = torch.randn(2, 24, 8, 8)
