@@ -70,9 +70,11 @@ class Trainer(NamedTuple):
         Returns `objective`, `penalty`, `loss` and `correct` of Step as a tensor (4,) on the device, so that nothing
         need wait for it.
         """
-        targets = batch.labels.to(self.device, non_blocking=True)
         self.network.train()
-        logits = self.logits(batch.images)
+        return self.update(self.logits(batch.images), batch.labels.to(self.device, non_blocking=True), lr, momentum)
+
+    def update(self, logits: Tensor, targets: Tensor, lr: float, momentum: float | None = None) -> Tensor:
+        """The second half of `step`: from logits (N, 10) and their targets (N,)."""
         objective, penalty = self.loss(logits, targets), self.penalty()
         (objective + penalty).backward()
         self._set_rates(lr, momentum)

@@ -13,8 +13,8 @@ class Filter(NamedTuple):
     """A small network, the proxy, that picks the images which it finds hardest, and learns from some of its picks.
 
     Jordan, cifar10-airbench, airbench96_faster.py (2024). There the proxy is trained first and its picks are kept; as
-    it knows nothing of the other network, those made step by step are the same. Its norms there see whole batches when
-    it learns too, here its picks alone. The idea is that of Coleman et al., "Selection via Proxy" (2020).
+    it knows nothing of the other network, those made step by step are the same. The idea is that of Coleman et al.,
+    "Selection via Proxy" (2020).
     """
 
     proxy: Trainer
@@ -22,15 +22,11 @@ class Filter(NamedTuple):
     share: float  # of a batch to pick
     every: int  # from one step of which the proxy learns to the next
 
-    def pick_hardest(self, batch: Batch) -> Batch:
-        """The share of a batch, rounded, that has the largest losses, at least one image, in the batch's order."""
-        batch = Batch(*(values.to(self.proxy.device, non_blocking=True) for values in batch))
-        self.proxy.network.train()
-        with torch.no_grad():
-            losses = self.losses_of(self.proxy.logits(batch.images), batch.labels)  # (N,)
+    def hardest(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Places, in order, of the share with the largest losses, rounded, at least one: of (N, 10) and (N,)."""
+        losses = self.losses_of(logits.detach(), targets)  # (N,)
         count = max(1, round(self.share * len(losses)))
-        index = losses.argsort(descending=True, stable=True)[:count].sort().values
-        return Batch(*(values.index_select(0, index) for values in batch))
+        return losses.argsort(descending=True, stable=True)[:count].sort().values
 
     def narrow(
         self, epoch: int, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float]
@@ -41,12 +37,18 @@ class Filter(NamedTuple):
         finite: to know it at once would make a processor wait for its GPU.
         """
         self.proxy.begin_epoch(epoch)
+        self.proxy.network.train()
         learnt = []
         for number, (batch, lr, momentum) in enumerate(zip(batches, lrs, momenta, strict=True), epoch * len(lrs)):
-            picks = self.pick_hardest(batch)
-            if number % self.every == 0:
-                learnt.append((number, lr, self.proxy.step(picks, lr, momentum)[0]))
-            yield picks
+            images, targets = (values.to(self.proxy.device, non_blocking=True) for values in batch)
+            learns = number % self.every == 0
+            with torch.set_grad_enabled(learns):
+                logits = self.proxy.logits(images)
+            picks = self.hardest(logits, targets)
+            targets = targets.index_select(0, picks)
+            if learns:
+                learnt.append((number, lr, self.proxy.update(logits.index_select(0, picks), targets, lr, momentum)[0]))
+            yield Batch(images.index_select(0, picks), targets)
         for number, lr, loss in learnt:
             check_finite(loss.item(), "the loss of filter.model", number, lr)
 
