@@ -94,8 +94,8 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
 
 
 def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it; a filter would be beside it."""
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss, "average": params.average}
+    """The pipeline's trainer, as stages/train.py builds it; a filter and an average would be beside it."""
+    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
     return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images)

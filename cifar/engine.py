@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.averaging import Average, build_average
+from cifar.averaging import Average
 from cifar.console import InputError
 from cifar.device import pick_device, pick_precision
 from cifar.inference import normalise
@@ -136,8 +136,8 @@ def build_trainer(
 ) -> Trainer:
     """A fresh network on the device at hand, its optimizers, and what a step needs; rates are set at each step.
 
-    `specs` are those of `model`, `optimizer`, `loss` and, if there is one, `average`; `images` uint8 (N, 32, 32, 3) are
-    to train on, and a first layer that whitens is set by the first 5,000 of them.
+    `specs` are those of `model`, `optimizer` and `loss`; `images` uint8 (N, 32, 32, 3) are to train on, and a first
+    layer that whitens is set by the first 5,000 of them. The weights are not averaged.
     """
     device = pick_device()
     network = build_network(specs["model"], seed)
@@ -145,11 +145,10 @@ def build_trainer(
         network.whiten(normalise(torch.from_numpy(images[:5000]), mean, std))
     network = network.to(device)
     optimizers = build_optimizers(network, specs["optimizer"], regularise, bias_lr_factor)
-    average = build_average(network, specs.get("average", {"name": "none"}))
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     penalised = [parameter for parameter in trained if regularise == "all" or parameter.dim() > 1]
     loss, precision = build_loss(specs["loss"]), pick_precision(precision, device)
-    return Trainer(network, optimizers, average, loss, penalised, l1, mean, std, precision)
+    return Trainer(network, optimizers, None, loss, penalised, l1, mean, std, precision)
 
 
 def build_loss(spec: dict[str, Any], reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:

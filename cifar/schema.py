@@ -172,6 +172,12 @@ class ExponentialAverage(Section):
     every: Count
 
 
+class Lookahead(Section):
+    name: Literal["lookahead"]
+    decay: Fraction
+    every: Count
+
+
 class NoFilter(Section):
     name: Literal["none"]
 
@@ -226,7 +232,7 @@ class Params(Section):
     lr_max: LearningRate
     lr_min: LearningRate
     schedule: Annotated[OneCycle | Triangular | StepDecay | Plateau | Constant, Field(discriminator="name")]
-    average: Annotated[NoAverage | ExponentialAverage, Field(discriminator="name")]
+    average: Annotated[NoAverage | ExponentialAverage | Lookahead, Field(discriminator="name")]
     select: Literal["last", "best"]
     train_scores: Literal["running", "eval"]
     precision: Literal["auto", "bf16", "fp32"]

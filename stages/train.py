@@ -5,6 +5,7 @@ to use them, the history of the epochs (rewritten after each: a live plot), and 
 An interrupted run carries on after its last whole epoch.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cifar.augment import build_policy
+from cifar.averaging import build_average
 from cifar.batches import feed
 from cifar.checkpoint import Checkpoints, fingerprint
 from cifar.console import InputError, progress, run
@@ -45,11 +47,13 @@ def main() -> None:
     }  # fmt: skip
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
+    shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
     arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images
     trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+    average = build_average(trainer.network, specs["average"], steps=math.prod(shape))
+    trainer = trainer._replace(average=average)
     machine = environment(trainer.device, trainer.precision, params.deterministic)
     batches = feed(train, policy, trainer.device, params.batch_size, params.seed)
-    shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
     lr_min, lr_max = learning_rates(params)
     schedule = partial(plan, params.schedule.model_dump(), shape, lr_min, lr_max, params.optimizer.momentum)
 

@@ -98,13 +98,12 @@ def test_step_counts_what_was_right_before_the_update(batch):
     assert (step.correct, step.images, step.lr) == (8, 8, 0.05)  # eight images are learnt by heart
 
 
+@pytest.mark.parametrize("average", ["ema", "lookahead"])
 @pytest.mark.parametrize("optimizer", [SGD, ADAM, MUON], ids=lambda spec: spec["name"])
-def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer):
+def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer, average):
+    spec = {"name": average, "decay": 0.5, "every": 1}
     one, other = make_trainer(optimizer), make_trainer(optimizer)
-    one, other = (
-        trainer._replace(average=build_average(trainer.network, {"name": "ema", "decay": 0.5, "every": 1}))
-        for trainer in (one, other)
-    )
+    one, other = (trainer._replace(average=build_average(trainer.network, spec, steps=3)) for trainer in (one, other))
     list(train_epoch(one, [batch] * 2, [0.1] * 2, [0.9] * 2, first_step=0))
     other.restore(copy.deepcopy(one.state()))
     for trainer in (one, other):
@@ -116,7 +115,8 @@ def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer):
 
 def test_the_average_is_that_of_the_weights_after_every_second_step(batch):
     trainer = make_trainer()
-    trainer = trainer._replace(average=build_average(trainer.network, {"name": "ema", "decay": 0.2, "every": 2}))
+    spec = {"name": "ema", "decay": 0.2, "every": 2}
+    trainer = trainer._replace(average=build_average(trainer.network, spec, steps=6))
     seen = []
     for first_step in range(6):
         list(train_epoch(trainer, [batch], [0.05], [0.9], first_step))
@@ -127,6 +127,38 @@ def test_the_average_is_that_of_the_weights_after_every_second_step(batch):
         if value.dtype == torch.float32:
             expected = 0.2 * (2 / 11 * seen[1][name] + 9 / 11 * seen[3][name]) + 0.8 * seen[5][name]
             assert torch.allclose(value.double(), expected, rtol=1e-5, atol=1e-7), name
+
+
+def test_lookahead_goes_on_from_the_average_which_keeps_more_of_itself_by_the_cube_of_the_steps():
+    network = torch.nn.BatchNorm2d(1)
+    average = build_average(network, {"name": "lookahead", "decay": 0.81, "every": 2}, steps=6)
+    values = network.weight, network.bias, network.running_mean
+    # After 2 steps the values as they are; after 4 kept is 0.81 (4/6)^3 = 0.24, 0.24 * 10 + 0.76 * 20; after 6 0.81.
+    for steps, reached, left in (1, 5, 5), (2, 10, 10), (3, 15, 15), (4, 20, 17.6), (5, 25, 25), (6, 30, 19.956):
+        for scale, value in enumerate(values, start=1):
+            value.data.fill_(reached * scale)
+        average.follow(network, steps)
+        assert [value.item() for value in values] == pytest.approx([left, 2 * left, 3 * left])
+    ours, theirs = network.state_dict(), average.model.module.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_training_goes_on_from_the_average_with_lookahead(batch):
+    trainer = make_trainer()
+    spec = {"name": "lookahead", "decay": 0.9, "every": 1}
+    trainer = trainer._replace(average=build_average(trainer.network, spec, steps=3))
+    plain = make_trainer()
+    for step in range(3):
+        before = {name: value.double() for name, value in trainer.network.state_dict().items()}
+        plain.restore(copy.deepcopy(trainer.state()))
+        list(train_epoch(plain, [batch], [0.05], [0.9], first_step=step))
+        list(train_epoch(trainer, [batch], [0.05], [0.9], first_step=step))
+        kept = 0.9 * ((step + 1) / 3) ** 3 if step else 0
+        for name, value in trainer.network.state_dict().items():
+            if value.dtype == torch.float32:
+                expected = kept * before[name] + (1 - kept) * plain.network.state_dict()[name].double()
+                assert torch.allclose(value.double(), expected, rtol=1e-5, atol=1e-7), name
+    assert all(map(torch.equal, trainer.result.parameters(), trainer.network.parameters()))
 
 
 def test_divergence_stops_at_once_and_names_step_and_rate(batch):
