@@ -15,7 +15,7 @@ class Average(NamedTuple):
     leads: bool  # does the network go on from the average?
 
     def follow(self, network: nn.Module, steps: int) -> None:
-        """Take in the network's weights, which have made `steps` steps, if it is time, and give back the average."""
+        """Take in the network's weights, which have made `steps` steps, if it is time; give back a leading average."""
         if steps % self.every == 0:
             self.model.update_parameters(network)
             if self.leads:

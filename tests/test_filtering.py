@@ -91,6 +91,7 @@ def test_the_proxy_learns_from_its_picks_of_every_fourth_step_seen_among_the_who
                 sgd.zero_grad()
                 losses[hardest].mean().backward()
                 sgd.step()
+    assert not image_filter.proxy.network.prep[0].bias.requires_grad
     for name, value in image_filter.proxy.network.state_dict().items():
         assert torch.allclose(value, network.state_dict()[name], rtol=1e-4, atol=1e-6), name
 

@@ -250,13 +250,13 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
 def test_our_own_recipes_run_through_every_stage(tmp_path, name):
     project = create(tmp_path)
     small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}
-    small |= {"epochs": 2, "batch_size": 20, "model.whitening_bias_epochs": 1, "schedule.peak_epoch": 0}
+    small |= {"epochs": 8, "batch_size": 20, "model.whitening_bias_epochs": 1, "schedule.peak_epoch": 0}
     sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
     ran = project.call(sys.executable, "-m", "recipes", "run", name, "--name", "small", *sets)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     trained = 30 if name == "best" else 60  # images an epoch
     right = pd.read_csv(project.folder / "plots/train/history.csv")["train_accuracy"] * trained
-    assert np.allclose(right, right.round())
+    assert np.allclose(right, right.round()) and any(right.round() % 2)
     figures = json.loads((project.folder / "metrics/evaluate.json").read_text())
     assert figures["images"] == 50 and {"accuracy", "tta_accuracy"} <= set(figures)
     assert json.loads((project.folder / "metrics/train.json").read_text())["val_images"] == 50  # the test images

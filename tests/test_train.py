@@ -16,7 +16,7 @@ from cifar.filtering import build_filter
 from cifar.networks import build_network
 from cifar.params import read_yaml
 from cifar.schedules import Plan
-from stages.train import fit, load_images, summary
+from stages.train import fit, load_images, summarise, summary
 
 ROOT = Path(__file__).parents[1]
 SPECS = {
@@ -58,7 +58,11 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_image
     assert first + 0.1 < both < first + took
 
 
-def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images):
+def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "stages.train.summarise", lambda steps: seen.append([step.images for step in steps]) or summarise(steps)
+    )
     proxy = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
     spec = {"name": "proxy", "share": 0.5, "every": 2, "model": proxy | {"whitening_bias_epochs": 0}}
     split = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
@@ -81,7 +85,8 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images)
     stopped, straight = train("stopped", epochs=3), train("straight", epochs=3)
     assert stopped[0] == straight[0]
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(stopped[1], straight[1], strict=True))
-    right = [row["train_accuracy"] * 20 for row in straight[0]]  # of the 4 images that are picked in each of 5 steps
+    assert seen == [[4] * 5] * 6  # four of eight images in each of five steps: one epoch, two more, three
+    right = [row["train_accuracy"] * 20 for row in straight[0]]
     assert right == pytest.approx(np.round(right))
 
 
