@@ -128,11 +128,12 @@ class AirGroup(nn.Module):
 class AirNet(nn.Module):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
-    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels and is not trained but for
-    its bias, and that for `whitening_bias_epochs`: see `whiten` and `begin_epoch`. With 0 of them the bias is 0.
-    `widths` are those of the three groups. airbench94 is (64, 256, 256) with a depth of 2, of 1,972,792 parameters, 288
-    of them frozen and 1,152 more the norms' weights; airbench96 is (128, 512, 512) with 3 and, as its source had it
-    last, (128, 384, 512).
+    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels (`whiten`) and is not trained
+    but for its bias. `whitening_bias` says where that starts (`start`: zero, or random as PyTorch's convolutions), for
+    how many of the first epochs it is trained (`epochs`), and how its learning rate stands to the schedule's
+    (`lr_factor`, see `build_optimizers`). `widths` are those of the three groups. airbench94 is (64, 256, 256) with a
+    depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more the norms' weights; airbench96 is
+    (128, 512, 512) with 3 and, as its source had it last, (128, 384, 512).
     """
 
     def __init__(
@@ -141,12 +142,12 @@ class AirNet(nn.Module):
         depth: int,
         norm_momentum: float,
         logit_scale: float,
-        whitening_bias_epochs: int,
+        whitening_bias: dict[str, Any],
     ):
         super().__init__()
         self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
         self.prep[0].weight.requires_grad = False
-        if whitening_bias_epochs == 0:
+        if whitening_bias["start"] == "zero":
             nn.init.zeros_(self.prep[0].bias)
         width_in = self.prep[0].out_channels
         for number, width in enumerate(widths, start=1):
@@ -154,7 +155,7 @@ class AirNet(nn.Module):
             width_in = width
         self.pool = nn.MaxPool2d(3)
         self.linear = nn.Linear(width_in, 10, bias=False)
-        self.logit_scale, self.whitening_bias_epochs = logit_scale, whitening_bias_epochs
+        self.logit_scale, self.whitening_bias = logit_scale, whitening_bias
         self.begin_epoch(0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -164,7 +165,7 @@ class AirNet(nn.Module):
 
     def begin_epoch(self, epoch: int) -> None:
         """Train the first layer's bias in the epochs, counted from 0, for which it is to be trained."""
-        self.prep[0].bias.requires_grad = epoch < self.whitening_bias_epochs
+        self.prep[0].bias.requires_grad = epoch < self.whitening_bias["epochs"]
 
     def whiten(self, images: Tensor) -> None:
         """Set the first layer's filters by training images (N, 3, 32, 32), normalised: see `whitening_filters`."""

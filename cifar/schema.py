@@ -46,13 +46,19 @@ class Shapes(Section):
     test: Annotated[int, Field(ge=10, le=1_000_000)]
 
 
+class WhiteningBias(Section):
+    start: Literal["zero", "random"]
+    epochs: Annotated[int, Field(ge=0, le=10_000)]
+    lr_factor: Positive
+
+
 class AirNet(Section):
     name: Literal["airnet"]
     widths: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=3, max_length=3)]
     depth: Annotated[int, Field(ge=2, le=3)]
     norm_momentum: Annotated[float, Field(gt=0, le=1)]
     logit_scale: Positive
-    whitening_bias_epochs: Annotated[int, Field(ge=0, le=10_000)]
+    whitening_bias: WhiteningBias
 
 
 class CustomResNet(Section):

@@ -17,7 +17,12 @@ SPECS = {
     "model": {"name": "custom_resnet", "logit_scale": 0.125},
     "optimizer": SGD,
     "loss": {"name": "cross_entropy", "label_smoothing": 0.2},
-    "filter": {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET | {"whitening_bias_epochs": 1}},
+    "filter": {
+        "name": "proxy",
+        "share": 0.5,
+        "every": 4,
+        "model": AIRNET | {"whitening_bias": {"start": "zero", "epochs": 1, "lr_factor": 1.0}},
+    },
 }
 RANDOM = np.random.default_rng(0)
 ARGUMENTS = "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, RANDOM.integers(0, 256, (20, 32, 32, 3), np.uint8)
@@ -110,7 +115,7 @@ def test_what_is_picked_does_not_depend_on_who_is_trained_on_it():
         return seen
 
     alone = picks(None)
-    for model in SPECS["model"], AIRNET | {"whitening_bias_epochs": 3}:
+    for model in SPECS["model"], AIRNET | {"whitening_bias": {"start": "zero", "epochs": 3, "lr_factor": 1.0}}:
         assert all(map(same, picks(model), alone))
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from cifar.networks import build_network
 from cifar.optimizers import Muon, build_optimizers, orthogonalise
 
 ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
@@ -101,6 +102,20 @@ def test_muon_moves_the_filters_and_sgd_the_rest():
     assert [group["lr_factor"] for group in groups] == [1.0, 64.0, 0.25]
     decays = [group["weight_decay"] * group["lr_factor"] for group in sgd.param_groups]
     assert decays == [0.1, 0.1]  # the same share of each in a step
+
+
+def test_the_bias_of_airnets_whitening_has_a_rate_of_its_own_while_it_is_trained():
+    spec = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
+    for epochs, factor, expected in (3, 2.0, [2.0]), (3, 64.0, [64.0]), (0, 2.0, []):
+        whitening_bias = {"start": "zero", "epochs": epochs, "lr_factor": factor}
+        network = build_network(spec | {"whitening_bias": whitening_bias}, seed=0)
+        sgd, _ = build_optimizers(network, MUON, "all", bias_lr_factor=64.0)
+        factors = {id(parameter): group["lr_factor"] for group in sgd.param_groups for parameter in group["params"]}
+        named = {name: factors.pop(id(p)) for name, p in network.named_parameters() if id(p) in factors}
+        assert [factor for name, factor in named.items() if name == "prep.0.bias"] == expected
+        assert {factor for name, factor in named.items() if "norms" in name} == {64.0}
+        assert named["linear.weight"] == 1.0 and len(named) == 7 + len(expected) and not factors
+        assert all(group["weight_decay"] * group["lr_factor"] == 0.1 for group in sgd.param_groups)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])

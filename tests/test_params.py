@@ -38,9 +38,10 @@ AIRNET = {
     "depth": 2,
     "norm_momentum": 0.4,
     "logit_scale": 0.1,
-    "whitening_bias_epochs": 3,
+    "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 64.0},
 }
 PROXY = {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET}
+LOOKAHEAD = {"name": "lookahead", "decay": 0.9, "every": 5}
 ADAM = {"name": "adam", "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0}
 STEP = {"name": "step", "every": 4, "factor": 0.8}
 PLATEAU = {"name": "plateau", "patience": 3, "factor": 0.2}
@@ -90,6 +91,11 @@ WRONG_PARAMS = [
         {"filter": PROXY | {"model": AIRNET | {"wdths": 8}}},
         "filter.model.wdths is not a known key, did you mean widths?",
     ),
+    (
+        {"model": AIRNET | {"whitening_bias": {"start": "zero", "epochs": 3}}},
+        "model.whitening_bias.lr_factor is missing",
+    ),
+    ({"average": LOOKAHEAD | {"evry": 5}}, "average.evry is not a known key, did you mean every?"),
     ({"loss": {"name": "nll", "label_smoothing": 0.1}}, "loss.label_smoothing is not a known key, allowed: name"),
     ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
     # a missing one
@@ -129,6 +135,7 @@ WRONG_PARAMS = [
         "schedule.peak_momentum is 1.0, allowed: a number from 0 to below 1, or same for the optimizer's own",
     ),
     ({"filter": PROXY | {"share": 1.0}}, "filter.share is 1.0, it must be less than 1"),
+    ({"average": LOOKAHEAD | {"decay": 1.0}}, "average.decay is 1.0, it must be less than 1"),
     ({"filter": PROXY | {"every": 0}}, "filter.every is 0, it must be greater than or equal to 1"),
     ({"optimizer__momentum": 1.5}, "optimizer.momentum is 1.5, it must be less than 1"),
     ({"lr_find__steps": 5}, "lr_find.steps is 5, it must be greater than or equal to 10"),
@@ -140,6 +147,11 @@ WRONG_PARAMS = [
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
+    (
+        {"model": AIRNET | {"whitening_bias": {"start": "one", "epochs": 3, "lr_factor": 1.0}}},
+        "model.whitening_bias.start is 'one', it must be 'zero' or 'random'",
+    ),
+    ({"average__name": "swa"}, "average.name is 'swa', allowed: 'none', 'ema', 'lookahead'"),
     ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
     ({"filter": None}, "filter is None, it must be a valid dictionary or object to extract fields from"),
     ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be a valid dictionary or instance of AirNet"),

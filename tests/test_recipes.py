@@ -250,7 +250,7 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
 def test_our_own_recipes_run_through_every_stage(tmp_path, name):
     project = create(tmp_path)
     small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}
-    small |= {"epochs": 8, "batch_size": 20, "model.whitening_bias_epochs": 1, "schedule.peak_epoch": 0}
+    small |= {"epochs": 8, "batch_size": 20, "model.whitening_bias.epochs": 1, "schedule.peak_epoch": 0}
     sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
     ran = project.call(sys.executable, "-m", "recipes", "run", name, "--name", "small", *sets)
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -64,7 +64,12 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
         "stages.train.summarise", lambda steps: seen.append([step.images for step in steps]) or summarise(steps)
     )
     proxy = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
-    spec = {"name": "proxy", "share": 0.5, "every": 2, "model": proxy | {"whitening_bias_epochs": 0}}
+    spec = {
+        "name": "proxy",
+        "share": 0.5,
+        "every": 2,
+        "model": proxy | {"whitening_bias": {"start": "zero", "epochs": 0, "lr_factor": 1.0}},
+    }
     split = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
     def train(name: str, epochs: int) -> tuple[list[dict], list[torch.Tensor]]:
@@ -149,7 +154,7 @@ def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
 
 def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_images):
     air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
-    specs = SPECS | {"model": air | {"whitening_bias_epochs": 2}}
+    specs = SPECS | {"model": air | {"whitening_bias": {"start": "zero", "epochs": 2, "lr_factor": 1.0}}}
     seen = []
 
     def batches(epoch):
@@ -164,5 +169,5 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
 
-    never = build_network(air | {"whitening_bias_epochs": 0}, seed=0)
+    never = build_network(air | {"whitening_bias": {"start": "zero", "epochs": 0, "lr_factor": 1.0}}, seed=0)
     assert never.prep[0].bias.requires_grad is False  # before an epoch begins too, as in the range test
