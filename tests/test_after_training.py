@@ -77,15 +77,9 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
 
 def test_test_time_augmentation_is_reported_beside_and_used_for_nothing_else(project):
     air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
-    network, images = (
-        build_network(air | {"whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0}}, seed=0),
-        load_split("test").images,
-    )
-    save_model(
-        Model(network, MEAN, STD, CLASSES),
-        air | {"whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0}},
-        {},
-    )
+    air["whitening_bias"] = {"start": "random", "epochs": 3, "lr_factor": 1.0}
+    network, images = build_network(air, seed=0), load_split("test").images
+    save_model(Model(network, MEAN, STD, CLASSES), air, {})
     alone = predict(network, images, MEAN, STD).argmax(1)
     labels = predict(network, images, MEAN, STD, augmentation="flip_shift").argmax(1).astype(np.uint8)
     assert 0 < np.count_nonzero(alone == labels) < len(labels)

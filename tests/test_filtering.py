@@ -11,18 +11,14 @@ from cifar.console import InputError
 from cifar.engine import Batch, build_loss, build_trainer, train_epoch
 from cifar.filtering import Filter, build_filter
 
+BIAS = {"start": "zero", "epochs": 1, "lr_factor": 1.0}
 AIRNET = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
 SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 SPECS = {
     "model": {"name": "custom_resnet", "logit_scale": 0.125},
     "optimizer": SGD,
     "loss": {"name": "cross_entropy", "label_smoothing": 0.2},
-    "filter": {
-        "name": "proxy",
-        "share": 0.5,
-        "every": 4,
-        "model": AIRNET | {"whitening_bias": {"start": "zero", "epochs": 1, "lr_factor": 1.0}},
-    },
+    "filter": {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET | {"whitening_bias": BIAS}},
 }
 RANDOM = np.random.default_rng(0)
 ARGUMENTS = "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, RANDOM.integers(0, 256, (20, 32, 32, 3), np.uint8)
@@ -115,7 +111,7 @@ def test_what_is_picked_does_not_depend_on_who_is_trained_on_it():
         return seen
 
     alone = picks(None)
-    for model in SPECS["model"], AIRNET | {"whitening_bias": {"start": "zero", "epochs": 3, "lr_factor": 1.0}}:
+    for model in SPECS["model"], AIRNET | {"whitening_bias": BIAS | {"epochs": 3}}:
         assert all(map(same, picks(model), alone))
 
 

@@ -125,9 +125,8 @@ def test_layer_norm_is_over_channels_and_places_together(images):
     assert torch.allclose(norm(images), expected, atol=1e-5)
 
 
-AIRNET = {"norm_momentum": 0.4, "logit_scale": 0.1} | {
-    "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0}
-}
+BIAS = {"start": "random", "epochs": 3, "lr_factor": 1.0}
+AIRNET = {"norm_momentum": 0.4, "logit_scale": 0.1, "whitening_bias": BIAS}
 AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters, two numbers a norm channel, 10 classes
     "airbench94": ({"name": "airnet", "widths": [64, 256, 256], "depth": 2}, 1_972_792),
     "airbench96": ({"name": "airnet", "widths": [128, 512, 512], "depth": 3}, 12_721_208),
@@ -173,17 +172,9 @@ def test_airnets_whitening_and_norm_weights_are_not_trained():
 
 def test_the_bias_of_the_whitening_starts_at_0_or_at_random():
     spec = AIRNETS["airbench94"][0] | AIRNET
-    assert (
-        not build_network(spec | {"whitening_bias": {"start": "zero", "epochs": 3, "lr_factor": 1.0}}, seed=0)
-        .prep[0]
-        .bias.any()
-    )
-    bias = (
-        build_network(spec | {"whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0}}, seed=0)
-        .prep[0]
-        .bias
-    )
-    assert bias.all() and bias.abs().max() <= 12**-0.5  # PyTorch's bound: the root of 2 x 2 x 3 inputs
+    assert not build_network(spec | {"whitening_bias": BIAS | {"start": "zero"}}, seed=0).prep[0].bias.any()
+    bias = build_network(spec | {"whitening_bias": BIAS | {"start": "random"}}, seed=0).prep[0].bias
+    assert bias.all() and bias.abs().max() <= 12**-0.5  # PyTorch's bound: one over the root of 2 x 2 x 3 inputs
 
 
 def test_airnets_convolutions_start_as_the_identity():

@@ -64,12 +64,8 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
         "stages.train.summarise", lambda steps: seen.append([step.images for step in steps]) or summarise(steps)
     )
     proxy = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
-    spec = {
-        "name": "proxy",
-        "share": 0.5,
-        "every": 2,
-        "model": proxy | {"whitening_bias": {"start": "zero", "epochs": 0, "lr_factor": 1.0}},
-    }
+    proxy["whitening_bias"] = {"start": "zero", "epochs": 0, "lr_factor": 1.0}
+    spec = {"name": "proxy", "share": 0.5, "every": 2, "model": proxy}
     split = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
     def train(name: str, epochs: int) -> tuple[list[dict], list[torch.Tensor]]:
