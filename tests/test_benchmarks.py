@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.airbench94 import STEPS, airbench94_network, groups, windows
 from benchmarks.report import params_of, report, turn
 from benchmarks.seeds import with_mean
 from benchmarks.throughput import RECIPES, use_plain_layers
@@ -19,10 +20,11 @@ def logits_and_gradients(network: nn.Module) -> tuple[Tensor, Tensor]:
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(SEED))
     logits = network(images)
     F.cross_entropy(logits, torch.arange(4)).backward()
-    return logits.detach(), torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+    gradients = [parameter.grad.flatten() for parameter in network.parameters() if parameter.requires_grad]
+    return logits.detach(), torch.cat(gradients)
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", [*RECIPES, "fast"])
 def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_layers(recipe, monkeypatch):
     model = params_of(recipe).model.model_dump()
     ours, plain = (build_network(model, SEED) for _ in range(2))
@@ -38,6 +40,35 @@ def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_lay
 @pytest.mark.parametrize("kind", ["plain", "fp32", "bf16"])
 def test_a_turn_of_the_training_benchmark_ends_in_a_speed(kind):
     assert turn("throughput", kind, "demo", "1") > 0
+
+
+@pytest.mark.parametrize("kind", ["airbench94", "fast"])
+def test_a_turn_of_airbench94_and_of_fast_ends_in_a_speed(kind):
+    assert turn("airbench94", kind, "1") > 0
+
+
+def test_airbench94_moves_as_its_source_does():
+    network = airbench94_network()
+    assert sum(parameter.numel() for parameter in network.parameters()) == 1_972_792  # its paper's
+    biases, others = groups(network)
+    trained = [sum(parameter.numel() for parameter in group["params"]) for group in (biases, others)]
+    # by hand: two norms of 64, 256 and 256; 3x3 filters 24-64-64-256-256-256-256; a linear layer 256-10
+    assert trained == [2 * (64 + 256 + 256), 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2560]
+    # by hand: 11.5 / (1024 (1 + 1 / 0.15)); 64 times that; and 0.0153 / (1 + 1 / 0.15) of a weight decays a step
+    assert [group["lr"] for group in (biases, others)] == pytest.approx([0.0937500, 0.00146484], rel=1e-4)
+    decays = [group["lr"] * group["weight_decay"] for group in (biases, others)]
+    assert decays == pytest.approx([0.00199565] * 2, rel=1e-4)
+    assert STEPS == 476  # 9.9 epochs of 48 batches, the last one begun
+
+
+def test_airbench94_cuts_its_windows_at_all_places_of_each_image():
+    places = torch.arange(36 * 36.0).view(1, 1, 36, 36)
+    torch.manual_seed(SEED)
+    corners = windows(places.repeat(5000, 3, 1, 1))
+    assert (corners - corners[:, :, :1, :1] == places[..., :32, :32]).all()
+    rows, columns = corners[:, 0, 0, 0] // 36, corners[:, 0, 0, 0] % 36
+    counts = torch.bincount((5 * rows + columns).long(), minlength=25)
+    assert len(counts) == 25 and (counts > 140).all() and (counts < 260).all()  # 200, give or take four deviations
 
 
 def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys):
