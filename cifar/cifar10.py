@@ -93,6 +93,7 @@ def load_archive(archive: Path, scratch: Path, published: type[CIFAR10]) -> Data
     check_md5(archive, published.tgz_md5)
     forget_killed(scratch, "unpacked-", "")
     folder = scratch / f"unpacked-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)  # a killed process had our number, as happens in containers
     folder.mkdir(parents=True)
     try:
         unpack(archive, folder, published)
@@ -152,7 +153,7 @@ def fetch(url: str, path: Path, md5: str, timeout: tuple[float, float]) -> None:
         except (requests.RequestException, HTTPError) as error:
             if size(part) >= before + CHUNK:
                 continue
-            kept = f", {before} bytes are kept for the next try" if before else ""
+            kept = f", {size(part)} bytes are kept for the next try" if size(part) else ""
             raise Unfit(explain(error, timeout) + kept) from None
         try:
             check_md5(part, md5)

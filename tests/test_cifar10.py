@@ -167,6 +167,15 @@ def test_the_archive_gives_the_same_and_leaves_nothing_behind(tmp_path):
     assert os.listdir(tmp_path) == [TINY.filename]
 
 
+def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
+    (tmp_path / TINY.filename).write_bytes(ARCHIVE)
+    left = tmp_path / f"unpacked-{os.getpid()}" / TINY.base_folder
+    left.mkdir(parents=True)
+    (left / "data_batch_1").write_bytes(b"half a batch")
+    assert_is_tiny(load_archive(tmp_path / TINY.filename, tmp_path, TINY))
+    assert os.listdir(tmp_path) == [TINY.filename]
+
+
 class Evil:
     def __init__(self, path: Path):
         self.path = path
@@ -359,7 +368,7 @@ def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
-        ("/stall", "silent for 0.5 s"),
+        ("/stall", "silent for 0.5 s, 10 bytes are kept for the next try"),
         ("/drip", "sent [0-9]+ bytes in [0-9]+ s, [0-9]+ bytes are kept"),
         ("/loop", "redirects without end"),
         ("/reset", "the connection broke off|no connection: Connection reset by peer"),
