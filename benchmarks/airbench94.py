@@ -11,6 +11,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
+from itertools import count
 
 import torch
 import torch.nn.functional as F
@@ -34,21 +35,25 @@ LR, DECAY = 11.5 / KILOSTEP, 0.0153 * BATCH / KILOSTEP
 
 def airbench94_training(split: Split) -> Callable[[int], None]:
     """A function that trains for so many steps as one epoch, by airbench94."""
-    prepare(deterministic=False)
+    prepare(params_of("fast").deterministic)
     device = pick_device()
     precision = pick_precision("auto", device)
     network = airbench94_network().to(device)
     images = normalise(torch.from_numpy(split.images).to(device), MEAN, STD)
     network.whiten(images[:5000])
+    images = torch.where(torch.rand(len(images), 1, 1, 1, device=device) < 0.5, images, images.flip(-1))
     padded = F.pad(images, (PADDING,) * 4, "reflect")
     labels = torch.from_numpy(split.labels).to(device).long()
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.2, reduction="sum")
     optimizer = torch.optim.SGD(groups(network), momentum=MOMENTUM, nesterov=True)
     average = build_average(network, {"name": "lookahead", "decay": 0.95**5, "every": 5}, STEPS)
+    epochs = count()
 
     def train(steps: int) -> None:
         network.train()
         inputs = windows(padded[: BATCH * steps])
+        if next(epochs) % 2:
+            inputs = inputs.flip(-1)
         order = torch.randperm(len(inputs), device=device)
         for number, chosen in enumerate(order.split(BATCH), start=1):
             with torch.autocast(device.type, precision, enabled=precision != torch.float32):

@@ -112,7 +112,7 @@ def main() -> None:
     for kind, found in speeds.items():
         ratios = [mine / theirs for mine, theirs in zip(speeds["ours"], found, strict=True)]
         rows.append({"by": kind, "images/s": spread(found), "ours is faster by": spread(ratios)})
-    report(__file__, rows, unit="images/s on one core, in one thread", batch=BATCH)
+    report(__file__, rows, device="cpu", unit="images/s on one core, in one thread", batch=BATCH)
 
 
 if __name__ == "__main__":

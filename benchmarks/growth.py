@@ -8,7 +8,7 @@ import argparse
 import math
 
 from benchmarks.pipeline import run_pipeline
-from benchmarks.report import report
+from benchmarks.report import params_of, report
 
 CHANGES = ["dataset=shapes", "val_size=0", "epochs=1", "schedule.peak_epoch=0.2", "lr_find.steps=10"]
 
@@ -17,6 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=50_000, help="of which an eighth, a quarter, a half and all")
     arguments = parser.parse_args()
+    if arguments.images < (least := 8 * params_of("default").batch_size):
+        parser.error(f"--images is {arguments.images}, it must be at least {least}: an eighth of it must fill a batch")
 
     rows: dict[str, dict] = {}
     for count in (arguments.images // 8, arguments.images // 4, arguments.images // 2, arguments.images):

@@ -1,6 +1,7 @@
 """The whole pipeline in a folder of its own, each stage timed: what several benchmarks share."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ class Project(NamedTuple):
     def repro(self, *stages: str) -> float:
         """`dvc repro` of all or of these stages and those before them: its seconds; its failure ends us."""
         started = time.perf_counter()
-        ended = subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=self.folder)
+        ended = subprocess.run([sys.executable, "-m", "dvc", "repro", *stages], cwd=self.folder, env=_environment())
         if ended.returncode:  # it has said why
             raise SystemExit(ended.returncode)
         return time.perf_counter() - started
@@ -49,6 +50,12 @@ class Project(NamedTuple):
     def stages(self) -> list[dict[str, Any]]:
         """Each run of a stage so far: stage, seconds, peak_mib."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with CIFAR10_DIR from the root of the file system on; where it is not set it is this project's data/raw."""
+    images = os.environ.get("CIFAR10_DIR") or ROOT / "data/raw"
+    return os.environ | {"CIFAR10_DIR": str(Path(images).absolute())}
 
 
 @contextmanager

@@ -56,7 +56,8 @@ def main() -> None:
         for layer in LAYERS[params.model.name]:
             on_shape, by_chance = hit_rates(maps_of(model, test.images, layer, predicted, method), masks)
             rows.append({"method": method, "layer": layer, "on the shape": on_shape, "by chance": by_chance})
-    report(__file__, rows, computed_in="float32", images=len(masks), accuracy=float((predicted == test.labels).mean()))
+    accuracy = float((predicted == test.labels).mean())
+    report(__file__, rows, device="cpu", computed_in="float32", images=len(masks), accuracy=accuracy)
 
 
 if __name__ == "__main__":

@@ -49,12 +49,15 @@ def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
     return {"n": len(values), "mean": statistics.mean(values), "deviation": statistics.stdev(values)}
 
 
-def report(script: str | Path, rows: list[dict[str, Any]], **facts: Any) -> None:
-    """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script."""
+def report(script: str | Path, rows: list[dict[str, Any]], device: str | None = None, **facts: Any) -> None:
+    """Print `rows` as a table, and write them with `facts` and the machine as <script>.json, beside the script.
+
+    `device` is the one that was measured, where that is not the pipeline's own choice.
+    """
     table = pd.DataFrame([_flat(row) for row in rows])
     print(f"\n{table.to_string(index=False, na_rep='', float_format='{:.4g}'.format)}")
     print("".join(f"\n{name}: {value}" for name, value in facts.items()))
-    write_json(Path(script).with_suffix(".json"), {"machine": machine(), **facts, "rows": rows})
+    write_json(Path(script).with_suffix(".json"), {"machine": machine(device), **facts, "rows": rows})
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
@@ -69,8 +72,8 @@ def _word(summary: dict[str, float]) -> str:
     return ("{median:.4g}" if summary["n"] == 1 else "{median:.4g} ({lowest:.4g} to {highest:.4g})").format(**summary)
 
 
-def machine() -> dict[str, Any]:
-    device = pick_device()
+def machine(name: str | None) -> dict[str, Any]:
+    device = torch.device(name) if name else pick_device()
     found = environment(device, pick_precision("auto", device), deterministic=True)
     return {
         "processor": processor(),

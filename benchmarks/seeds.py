@@ -1,6 +1,6 @@
 """A recipe's test accuracy, and the time of its training, over several seeds: complete runs, one after another.
 
-The images are found as `dvc repro` finds them: set CIFAR10_DIR, or they are downloaded for each seed.
+The images are those of CIFAR10_DIR, else of data/raw/; without either they are downloaded for each seed.
 """
 
 import argparse

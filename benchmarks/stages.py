@@ -1,6 +1,6 @@
 """Each stage's time and peak memory, and DVC's share, on all of CIFAR-10; training is cut to one epoch.
 
-The images are found as `dvc repro` finds them: set CIFAR10_DIR, or they are downloaded on the clock.
+The images are those of CIFAR10_DIR, else of data/raw/; without either they are downloaded on the clock.
 """
 
 import argparse

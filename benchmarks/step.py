@@ -1,7 +1,8 @@
 """Where the time of a training step goes, beside the arithmetic limit of the same machine, measured in the same run.
 
 The limit is what the step's multiplications would take at the speed of one large matrix product. In float32 on a
-processor the convolutions may need fewer than the direct method, on which the count is based: see cifar/winograd.py.
+processor the convolutions may need fewer than the direct method, on which the count is based: see cifar/winograd.py;
+what is done within another operation counts as that one: there a convolution's pooling, and a norm's activation.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from cifar.augment import build_policy
 from cifar.batches import feed
 from cifar.device import prepare
 from cifar.engine import Trainer
+from recipes.__main__ import recipe_names
 
 PARTS = {  # by what stands in the name of an operation, the first that fits
     "convolution": ("conv", "Conv"),
@@ -62,7 +64,8 @@ def part_of(name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="default", help="whose step: default is params.yaml")
+    names = ["default", *recipe_names()]
+    parser.add_argument("--recipe", choices=names, default="default", help="whose step: default is params.yaml")
     parser.add_argument("--steps", type=int, default=5)
     arguments = parser.parse_args()
 

@@ -75,6 +75,7 @@ def use_plain_layers(network: nn.Module) -> None:
 def plain_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, by the plain loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.allow_tf32 = False  # else float32 is not float32 on a GPU
     network = build_network(params.model.model_dump(), seed=0).to(device, memory_format=torch.contiguous_format)
     use_plain_layers(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
