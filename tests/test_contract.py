@@ -98,7 +98,7 @@ def test_declared_params_are_keys_of_params_yaml(stage, monkeypatch):
     assert load_params(stage).values().keys() == set(PIPELINE[stage].get("params", []))
 
 
-READS = {  # whose outputs each stage reads: the table of the contract
+READS = {  # whose outputs each stage reads, as README's table of the stages has it
     "download": set(),
     "stats": {"download"},
     "lr_find": {"download", "stats"},

@@ -76,7 +76,7 @@ def test_logits_are_those_of_the_description_written_out(images, is_training):
 
 
 RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
-VARIANTS = {  # and how many parameters RECIPES states for each; group norm has as many as batch norm
+VARIANTS = {  # and how many parameters the sources state for each; group norm has as many as batch norm
     "eva4-s8": (RESNET, 11_173_962),
     "resnet18-layernorm": (RESNET | {"norm": "layer", "strides": [1, 1, 2, 2], "pool": 8}, 11_173_962),
     "eva6-s8": (RESNET | {"strides": [1, 2, 2, 1]}, 11_189_322),

@@ -210,7 +210,15 @@ def drawn(project: Project, *arguments: str) -> str:
     return (project.folder / "page/index.html").read_text()
 
 
-CHARTS = ["Learning rate range test", "Loss by epoch", "Accuracy by epoch", "Confusion matrix", "Accuracy by class"]
+def titles() -> list[str]:
+    """Of all charts in dvc.yaml, those of several tables' columns too, which are named by theirs."""
+    declared = read_yaml(ROOT / "dvc.yaml")
+    plots = [plot for stage in declared["stages"].values() for plot in stage.get("plots", []) if isinstance(plot, dict)]
+    tables = [table for plot in plots for name, table in plot.items() if name.endswith(".csv")]
+    return [table["title"] for table in tables] + [name for plot in declared["plots"] for name in plot]
+
+
+CHARTS = titles()
 
 
 def test_plots_diff_draws_the_curves_of_both(experiment):

@@ -39,7 +39,7 @@ def test_every_value_that_shapes_a_recipe_says_where_it_comes_from(name):
         assert "#" in line, line
 
 
-# What RECIPES.md states: epochs, batch size, learning rate at the start, at the highest, at the end.
+# What the sources state: epochs, batch size, learning rate at the start, at the highest, at the end.
 RATES = {
     "eva4-s8": (20, 128, 0.004, 0.1, 4e-7),
     "eva4-s11": (24, 512, 0.03 / 32, 0.03, 0.03 / 32),
@@ -79,7 +79,8 @@ def test_cutout_holes_are_whole_of_the_stated_size_number_and_share_and_of_the_m
     found = [len(holes(image, size)) for image in augmented(policy, np.zeros((400, 32, 32, 3), np.uint8))]
     drawn = np.count_nonzero(found) / 400
     assert drawn == pytest.approx(share, abs=0.08)
-    assert max(found) >= count and (count > 1 or max(found) == 1)
+    assert np.bincount(found)[1:].argmax() + 1 == count  # most often: holes that overlap can hold more such squares
+    assert count > 1 or max(found) == 1
 
 
 @pytest.mark.parametrize(

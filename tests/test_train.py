@@ -130,22 +130,23 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
 
 # Of the convolutions, by hand: 9 products for each pair of channels and each place of the output, before pooling.
 CUSTOM_RESNET = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
-WORK = {
-    "params": CUSTOM_RESNET + 9 * 2 * 512**2 * 4**2,
-    "recipes/fast": 12 * 24 * 31**2
-    + 9 * (24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2),
+AIRNET = 9 * (24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2)
+WORK = {  # and the number of parameters
+    "params": (CUSTOM_RESNET + 9 * 2 * 512**2 * 4**2, "6,574,090"),
+    "recipes/fast": (12 * 24 * 31**2 + AIRNET, "1,972,792"),
 }
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
+    products, parameters = WORK[name]
     network = build_network(read_yaml(ROOT / f"{name}.yaml")["model"], seed=0)
     text = summary(network)
     (line,) = [line for line in text.splitlines() if "mult-adds" in line]
     assert line.startswith("Total mult-adds (M): ")
-    assert float(line.split()[-1]) == pytest.approx(WORK[name] / 1e6, rel=0.002)  # and biases, norms, the linear layer
+    assert float(line.split()[-1]) == pytest.approx(products / 1e6, rel=0.002)  # and biases, norms, the linear layer
     assert text.count("MaxPool2d") == 4
-    assert "Total params: 6,574,090" in text or "Total params: 1,972,792" in text
+    assert f"Total params: {parameters}\n" in text
 
 
 def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_images):
