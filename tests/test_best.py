@@ -1,0 +1,93 @@
+"""The recipe `best` beside its source, airbench96_faster: written down here once more, by PyTorch's own optimizer."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cifar.averaging import build_average
+from cifar.engine import Batch, build_trainer, train_epoch
+from cifar.filtering import build_filter
+from cifar.inference import normalise
+from cifar.params import check_params, read_yaml
+from cifar.schedules import plan
+from cifar.shapes import draw_split
+
+PATH = Path(__file__).parents[1] / "recipes/best.yaml"
+MEAN, STD = [0.5] * 3, [0.25] * 3
+STEPS, BATCH = 15, 64
+
+# The source's figures: a learning rate and a decay for steps of unit length on 1,024 images and for losses summed over
+# the 512 that are kept, and a factor for the rate, not the decay, of the norms' biases.
+MOMENTUM, KEPT, BIAS_FACTOR = 0.85, 512, 64
+KILOSTEP = 1024 * (1 + 1 / (1 - MOMENTUM))
+LR, DECAY = 9.0 / KILOSTEP, 0.012 * 1024 / KILOSTEP
+
+
+def source_optimizer(network: nn.Module) -> torch.optim.SGD:
+    """For losses averaged over what is kept; its rate is set step by step, as a share of the highest."""
+    trained = [(name, weights) for name, weights in network.named_parameters() if weights.requires_grad]
+    groups = [
+        {"params": [weights for name, weights in trained if ("norms" in name) is is_norm], "factor": factor}
+        for is_norm, factor in ((True, BIAS_FACTOR), (False, 1))
+    ]
+    decays = [DECAY / (LR * KEPT * group["factor"]) for group in groups]
+    groups = [group | {"weight_decay": decay} for group, decay in zip(groups, decays, strict=True)]
+    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+
+def source_step(optimizer: torch.optim.SGD, loss: Tensor, share: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = share * LR * KEPT * group["factor"]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+
+
+def test_best_picks_the_images_and_moves_the_weights_as_its_source_does():
+    params = check_params(read_yaml(PATH), PATH)
+    specs = {name: getattr(params, name).model_dump() for name in ("model", "optimizer", "loss", "average", "filter")}
+    specs["model"]["widths"], specs["filter"]["model"]["widths"] = [16, 24, 32], [8, 8, 8]  # or it would take long
+    split, _ = draw_split(STEPS * BATCH, 0, "train")
+    batches = Batch(torch.from_numpy(split.images), torch.from_numpy(split.labels).long())
+    batches = [Batch(*some) for some in zip(*(values.split(BATCH) for values in batches), strict=True)]
+    arguments = specs, params.regularise, params.bias_lr_factor, params.l1, MEAN, STD, "fp32", 0, split.images
+
+    (lrs,), (momenta,) = plan(
+        params.schedule.model_dump() | {"peak_epoch": 0.1}, (1, STEPS), params.lr_min, params.lr_max, MOMENTUM, []
+    )
+    trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+    average = build_average(trainer.network, specs["average"], STEPS)
+    network, proxy = (build_trainer(*arguments).network, build_filter(*arguments).proxy.network)
+    picked = list(image_filter.narrow(0, batches, lrs, momenta))
+    list(train_epoch(trainer._replace(average=average), picked, lrs, momenta, first_step=0))
+
+    optimizer, proxy_optimizer = source_optimizer(network), source_optimizer(proxy)
+    slow = {name: value.clone() for name, value in network.state_dict().items()}
+    for step, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
+        images, share = normalise(batch.images, MEAN, STD), lr / (LR * KEPT)
+        losses = cross_entropy(proxy(images), batch.labels, reduction="none", label_smoothing=0.2)
+        hard = losses.argsort()[-BATCH // 2 :].sort().values
+        if step % 4 == 0:
+            source_step(proxy_optimizer, losses[hard].mean(), share)
+        assert torch.equal(picked[step].images, batch.images[hard])
+        logits = network(images[hard])
+        source_step(optimizer, cross_entropy(logits, batch.labels[hard], label_smoothing=0.2), share)
+        if (step + 1) % 5 == 0:
+            kept = 0.95**5 * ((step + 1) / STEPS) ** 3 if step > 4 else 0  # at first next to nothing in 2,160 steps
+            for name, value in network.state_dict().items():
+                if value.is_floating_point():
+                    value.copy_(slow[name].lerp_(value, 1 - kept))
+
+    found = average.model.module.state_dict()
+    off = {
+        name: ((found[name] - value).norm() / value.norm().clamp(min=1e-9)).item()
+        for name, value in network.state_dict().items()
+        if value.is_floating_point()
+    }
+    assert max(off.values()) < 2e-3, off  # rounding leaves 2e-4
+    assert np.isclose(max(lrs), LR * KEPT, rtol=1e-3)
+    assert params.optimizer.weight_decay == pytest.approx(DECAY / (LR * KEPT), rel=1e-3)
