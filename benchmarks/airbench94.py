@@ -125,18 +125,17 @@ def main() -> None:
     params = params_of("fast")
     batches = {"airbench94": BATCH, "fast": params.batch_size}
     totals = {"airbench94": BATCH * STEPS, "fast": 50_000 * params.epochs}  # images of a run
-    minutes: dict[str, list[float]] = {kind: [] for kind in batches}
+    speeds: dict[str, list[float]] = {kind: [] for kind in batches}
     for number in range(arguments.rounds):
         for kind, batch in batches.items():
-            speed = turn("airbench94", kind, str(max(1, round(arguments.images / batch))))
-            minutes[kind].append(totals[kind] / speed / 60)
-            print(f"round {number + 1}: {kind:10s} {speed:7.1f} images/s", flush=True)
+            speeds[kind].append(turn("airbench94", kind, str(max(1, round(arguments.images / batch)))))
+            print(f"round {number + 1}: {kind:10s} {speeds[kind][-1]:7.1f} images/s", flush=True)
+    minutes = {kind: [totals[kind] / speed / 60 for speed in found] for kind, found in speeds.items()}
     rows = []
-    for kind, found in minutes.items():
-        speeds = [totals[kind] / each / 60 for each in found]
-        facts = {"training": kind, "batch": batches[kind], "images": totals[kind]}
-        rows.append(facts | {"images_a_second": spread(speeds), "minutes": spread(found)})
-    ratios = [ours / theirs for theirs, ours in zip(*minutes.values(), strict=True)]
+    for kind, batch in batches.items():
+        facts = {"training": kind, "batch": batch, "images": totals[kind]}
+        rows.append(facts | {"images_a_second": spread(speeds[kind]), "minutes": spread(minutes[kind])})
+    ratios = [ours / theirs for ours, theirs in zip(minutes["fast"], minutes["airbench94"], strict=True)]
     report(__file__, rows, ratio=spread(ratios), of="fast's minutes to airbench94's, turn by turn")
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,7 +60,7 @@ def test_best_picks_the_images_and_moves_the_weights_as_its_source_does():
     )
     trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
     average = build_average(trainer.network, specs["average"], STEPS)
-    network, proxy = (build_trainer(*arguments).network, build_filter(*arguments).proxy.network)
+    network, proxy = build_trainer(*arguments).network, build_filter(*arguments).proxy.network
     picked = list(image_filter.narrow(0, batches, lrs, momenta))
     list(train_epoch(trainer._replace(average=average), picked, lrs, momenta, first_step=0))
 
@@ -89,5 +88,5 @@ def test_best_picks_the_images_and_moves_the_weights_as_its_source_does():
         if value.is_floating_point()
     }
     assert max(off.values()) < 2e-3, off  # rounding leaves 2e-4
-    assert np.isclose(max(lrs), LR * KEPT, rtol=1e-3)
+    assert max(lrs) == pytest.approx(LR * KEPT, rel=1e-3)
     assert params.optimizer.weight_decay == pytest.approx(DECAY / (LR * KEPT), rel=1e-3)
