@@ -1,6 +1,6 @@
 """Damaged, foreign and missing inputs of every stage: one clear line, status 1, and no file touched.
 
-Wrong params have a table of their own in test_params.py, wrong downloads in test_cifar10.py.
+Wrong params have a table of their own in test_params.py, wrong downloads in test_mirrors.py.
 """
 
 import hashlib
