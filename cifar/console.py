@@ -12,7 +12,7 @@ from tqdm import tqdm
 POLL = 0.5  # seconds between two looks at whether the parent process still lives
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
-NEXT = "`dvc repro` takes it up again"
+REPRO = "`dvc repro` takes it up again"
 PARENT = os.getppid()  # the process that started this one
 
 
@@ -28,18 +28,19 @@ class Stopped(BaseException):
         self.status = status
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], next_move: str = REPRO) -> None:
     """Call a stage's `main`; what a person could have caused ends in one line on stderr and exit status 1.
 
-    Ctrl-C ends in a line and status 130, SIGTERM or the death of the DVC that started the stage in one and status 143.
-    Anything else is a bug and keeps its traceback, as does everything when CIFAR_TRACEBACK is set.
+    Ctrl-C ends in a line and status 130, SIGTERM or the death of the DVC that started the stage in one and status 143;
+    these lines end in `next_move`. Anything else is a bug and keeps its traceback, as does everything when
+    CIFAR_TRACEBACK is set.
     """
     # DVC stays alive on Ctrl-C until its stage ends, so the stage answers for itself.
     try:
-        with _heeding_the_end():
+        with _heeding_the_end(next_move):
             main()
     except Stopped as stopped:
-        _end(f"{stopped}; {NEXT}", stopped.status)
+        _end(f"{stopped}; {next_move}", stopped.status)
     except (InputError, OSError, MemoryError) as error:
         if os.environ.get("CIFAR_TRACEBACK"):
             raise
@@ -71,13 +72,13 @@ def _end(line: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-def _end_at_once(number: int, _=None) -> None:
-    os.write(2, f"{SIGNALS[number]}; {NEXT}\n".encode())
+def _end_at_once(number: int, _=None, next_move: str = REPRO) -> None:
+    os.write(2, f"{SIGNALS[number]}; {next_move}\n".encode())
     os._exit(128 + number)
 
 
 @contextmanager
-def _heeding_the_end() -> Iterator[None]:
+def _heeding_the_end(next_move: str) -> Iterator[None]:
     """Raise Stopped in the block on Ctrl-C, on SIGTERM, and when the DVC that started it dies: its children go on.
 
     Only the first signal counts; what swallows the exception, or takes GRACE seconds to clean up, is cut short.
@@ -88,7 +89,7 @@ def _heeding_the_end() -> Iterator[None]:
         nonlocal grace
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        grace = threading.Timer(GRACE, _end_at_once, [number])
+        grace = threading.Timer(GRACE, _end_at_once, [number, None, next_move])
         grace.daemon = True
         grace.start()
         still_wanted()

@@ -194,4 +194,4 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, "the same command may be given again")
