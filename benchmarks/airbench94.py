@@ -40,7 +40,7 @@ def airbench94_training(split: Split) -> Callable[[int], None]:
     precision = pick_precision("auto", device)
     network = airbench94_network().to(device)
     images = normalise(torch.from_numpy(split.images).to(device), MEAN, STD)
-    network.whiten(images[:5000])
+    network.fit_to(images[:5000])
     images = torch.where(torch.rand(len(images), 1, 1, 1, device=device) < 0.5, images, images.flip(-1))
     padded = F.pad(images, (PADDING,) * 4, "reflect")
     labels = torch.from_numpy(split.labels).to(device).long()

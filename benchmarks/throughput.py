@@ -107,7 +107,7 @@ def our_training(split: Split, params: Params) -> Callable[[int], None]:
     prepare(params.deterministic)
     policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
     trainer = trainer_of(params, split.images)
-    trainer.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
+    trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
     batches = feed(split, policy, trainer.device, params.batch_size, seed=0)(0)
 
     def train(steps: int) -> None:

@@ -12,7 +12,7 @@ from cifar.averaging import Average
 from cifar.console import InputError
 from cifar.device import pick_device, pick_precision
 from cifar.inference import normalise
-from cifar.networks import AirNet, build_network
+from cifar.networks import Network, build_network
 from cifar.optimizers import build_optimizers
 
 UNREAD = 50  # steps on a GPU before their losses are read
@@ -39,7 +39,7 @@ class Step(NamedTuple):
 class Trainer(NamedTuple):
     """All that a training step needs but the images: the same in training and in the range test."""
 
-    network: nn.Module
+    network: Network
     optimizers: list[torch.optim.Optimizer]
     average: Average | None
     loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,)
@@ -58,11 +58,6 @@ class Trainer(NamedTuple):
         """The network to validate and to keep: the averaged one, if there is one and it has begun."""
         has_begun = self.average is not None and self.average.model.n_averaged > 0
         return self.average.model.module if has_begun else self.network
-
-    def begin_epoch(self, epoch: int) -> None:
-        """Freeze what is not to be trained in an epoch, counted from 0."""
-        if isinstance(self.network, AirNet):
-            self.network.begin_epoch(epoch)
 
     def step(self, batch: Batch, lr: float, momentum: float | None = None) -> Tensor:
         """One update at learning rate `lr`, and at `momentum` (Adam's beta1) where it is not the optimizer's own.
@@ -136,15 +131,14 @@ def build_trainer(
 ) -> Trainer:
     """A fresh network on the device at hand, its optimizers, and what a step needs; rates are set at each step.
 
-    `specs` are those of `model`, `optimizer` and `loss`; `images` uint8 (N, 32, 32, 3) are to train on, and a first
-    layer that whitens is set by the first 5,000 of them. The weights are not averaged.
+    `specs` are those of `model`, `optimizer` and `loss`; `images` uint8 (N, 32, 32, 3) are to train on, and the network
+    is fitted to the first 5,000 of them. The weights are not averaged.
     """
     device = pick_device()
     network = build_network(specs["model"], seed)
-    if isinstance(network, AirNet):
-        network.whiten(normalise(torch.from_numpy(images[:5000]), mean, std))
+    network.fit_to(normalise(torch.from_numpy(images[:5000]), mean, std))
     network = network.to(device)
-    optimizers = build_optimizers(network, specs["optimizer"], regularise, bias_lr_factor)
+    optimizers = build_optimizers(network, specs["optimizer"], regularise, bias_lr_factor, network.lr_factors())
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     penalised = [parameter for parameter in trained if regularise == "all" or parameter.dim() > 1]
     loss, precision = build_loss(specs["loss"]), pick_precision(precision, device)

@@ -36,7 +36,7 @@ class Filter(NamedTuple):
         Epochs count from 0. Raises InputError after the last batch when a loss from which the proxy learnt is not
         finite: to know it at once would make a processor wait for its GPU.
         """
-        self.proxy.begin_epoch(epoch)
+        self.proxy.network.begin_epoch(epoch)
         self.proxy.network.train()
         learnt = []
         for number, (batch, lr, momentum) in enumerate(zip(batches, lrs, momenta, strict=True), epoch * len(lrs)):

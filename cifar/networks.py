@@ -14,6 +14,20 @@ from cifar.norms import NormGELU, NormReLU, build_norm
 PATCH = 2  # pixels a side, of what AirNet's first layer whitens
 
 
+class Network(nn.Module):
+    """What training asks of a network beside its logits; most have nothing to say."""
+
+    def fit_to(self, images: Tensor) -> None:
+        """Set what training images (N, 3, 32, 32), normalised, decide before training."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze what is not to be trained in an epoch, counted from 0."""
+
+    def lr_factors(self) -> dict[Tensor, float]:
+        """How the learning rates of parameters that have one of their own stand to the schedule's."""
+        return {}
+
+
 class Residual(nn.Sequential):
     """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
 
@@ -31,7 +45,7 @@ def downsample(width_in: int, width: int) -> list[nn.Module]:
     return [Conv3x3(width_in, width, bias=True, pool=2), NormReLU(width)]
 
 
-class CustomResNet(nn.Module):
+class CustomResNet(Network):
     """The custom ResNet of eva4-s11: images (N, 3, 32, 32) to logits (N, 10), 6,574,090 parameters.
 
     Nearly David Page's ResNet9 (cifar10-fast), from whom the scale of the logits comes.
@@ -76,7 +90,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-class ResNet18(nn.Module):
+class ResNet18(Network):
     """ResNet18 for small images (N, 3, 32, 32): a 3x3 stem without pooling, four layers of two blocks, logits (N, 10).
 
     `strides` are those of the four layers; `pool` is the side of the average pooling's window at the end. With batch
@@ -125,10 +139,10 @@ class AirGroup(nn.Module):
         return F.gelu(x + first) if len(self.convs) > 2 else x
 
 
-class AirNet(nn.Module):
+class AirNet(Network):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
-    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels (`whiten`) and is not trained
+    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels (`fit_to`) and is not trained
     but for its bias. `whitening_bias` says where that starts (`start`: zero, or random as PyTorch's convolutions), for
     how many of the first epochs it is trained (`epochs`), and how its learning rate stands to the schedule's
     (`lr_factor`, see `build_optimizers`). `widths` are those of the three groups. airbench94 is (64, 256, 256) with a
@@ -163,14 +177,17 @@ class AirNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))  # 15, 7 and then 3 a side
         return self.linear(self.pool(x).flatten(1)) * self.logit_scale
 
-    def begin_epoch(self, epoch: int) -> None:
-        """Train the first layer's bias in the epochs, counted from 0, for which it is to be trained."""
-        self.prep[0].bias.requires_grad = epoch < self.whitening_bias["epochs"]
-
-    def whiten(self, images: Tensor) -> None:
-        """Set the first layer's filters by training images (N, 3, 32, 32), normalised: see `whitening_filters`."""
+    def fit_to(self, images: Tensor) -> None:
+        """Set the first layer's filters: see `whitening_filters`."""
         with torch.no_grad():
             self.prep[0].weight.copy_(whitening_filters(images))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze the first layer's bias but in the epochs for which it is to be trained."""
+        self.prep[0].bias.requires_grad = epoch < self.whitening_bias["epochs"]
+
+    def lr_factors(self) -> dict[Tensor, float]:
+        return {self.prep[0].bias: self.whitening_bias["lr_factor"]}
 
 
 def whitening_filters(images: Tensor) -> Tensor:
@@ -190,7 +207,7 @@ def whitening_filters(images: Tensor) -> Tensor:
 NETWORKS = {"airnet": AirNet, "custom_resnet": CustomResNet, "resnet18": ResNet18}
 
 
-def build_network(spec: dict[str, Any], seed: int) -> nn.Module:
+def build_network(spec: dict[str, Any], seed: int) -> Network:
     """The network that `spec` names (its other keys: arguments), initialised from `seed`."""
     arguments = dict(spec)
     network = NETWORKS[arguments.pop("name")]

@@ -1,39 +1,43 @@
 """Optimizers, over groups of parameters that are moved differently."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cifar.networks import AirNet
-
 QUINTIC = 3.4445, -4.7750, 2.0315  # of Muon's source: the steepest at 0 of those that stay near 1
 
 
 def build_optimizers(
-    network: nn.Module, spec: dict[str, Any], regularise: str, bias_lr_factor: float
+    network: nn.Module,
+    spec: dict[str, Any],
+    regularise: str,
+    bias_lr_factor: float,
+    lr_factors: Mapping[Tensor, float] = {},
 ) -> list[torch.optim.Optimizer]:
     """The optimizer that `spec` names, or with `muon` two of them, over the network's trained parameters.
 
-    Each group's `lr_factor` says how its learning rate stands to that of the schedule: `bias_lr_factor` for biases and
-    the norms' parameters, AirNet's own for the bias of its whitening, 1 for kernels and matrices. Weight decay pulls on
-    all parameters but Muon's, or with `regularise: weights` on kernels and matrices alone; on a biased rate it is as
-    much weaker, so that with SGD and AdamW it takes the same share.
+    Each group's `lr_factor` says how its learning rate stands to that of the schedule: for biases and the norms'
+    parameters theirs in `lr_factors`, else `bias_lr_factor`; 1 for kernels and matrices. Weight decay pulls on all
+    parameters but Muon's, or with `regularise: weights` on kernels and matrices alone; where the rate has a factor it
+    is as much weaker, so that with SGD and AdamW it takes the same share.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     weights, vectors = ([p for p in trained if (p.dim() > 1) == is_weights] for is_weights in (True, False))
     filters = [parameter for parameter in weights if parameter.dim() == 4] if spec["name"] == "muon" else []
     weights = [parameter for parameter in weights if not any(parameter is other for other in filters)]
-    own = {network.prep[0].bias: network.whitening_bias["lr_factor"]} if isinstance(network, AirNet) else {}
     by_factor = {bias_lr_factor: []}
     for vector in vectors:
-        by_factor.setdefault(own.get(vector, bias_lr_factor), []).append(vector)
+        by_factor.setdefault(lr_factors.get(vector, bias_lr_factor), []).append(vector)
     decay = spec["weight_decay"]
     vector_decay = decay if regularise == "all" else 0.0
     groups = [
         {"params": weights, "lr_factor": 1.0, "weight_decay": decay},
-        *({"params": some, "lr_factor": f, "weight_decay": vector_decay / f} for f, some in by_factor.items()),
+        *(
+            {"params": some, "lr_factor": factor, "weight_decay": vector_decay / factor}
+            for factor, some in by_factor.items()
+        ),
     ]
     on_gpu = trained[0].device.type == "cuda"
     implementation = {"fused": True} if on_gpu else {"foreach": True}

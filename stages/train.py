@@ -97,7 +97,7 @@ def fit(
         bar.update(len(history) * len(train.labels))
         for epoch in range(len(history), params.epochs):
             started = time.monotonic()
-            trainer.begin_epoch(epoch)
+            trainer.network.begin_epoch(epoch)
             lrs, momenta, chosen = planned.lrs[epoch], planned.momenta[epoch], batches(epoch)
             if image_filter:
                 chosen = image_filter.narrow(epoch, chosen, lrs, momenta)

@@ -10,6 +10,7 @@ from torch import nn
 from cifar.console import InputError
 from cifar.engine import Batch, build_loss, build_trainer, train_epoch
 from cifar.filtering import Filter, build_filter
+from cifar.networks import Network
 
 BIAS = {"start": "zero", "epochs": 1, "lr_factor": 1.0}
 AIRNET = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
@@ -33,7 +34,7 @@ def random_batch(size: int) -> Batch:
     return Batch(torch.from_numpy(images), torch.from_numpy(labels))
 
 
-class FirstPixel(nn.Module):
+class FirstPixel(Network):
     """Logits 0 but for the first class, whose logit is the image's first number."""
 
     def __init__(self):

@@ -109,7 +109,7 @@ def test_the_bias_of_airnets_whitening_has_a_rate_of_its_own_while_it_is_trained
     for epochs, factor, expected in (3, 2.0, [2.0]), (3, 64.0, [64.0]), (0, 2.0, []):
         whitening_bias = {"start": "zero", "epochs": epochs, "lr_factor": factor}
         network = build_network(spec | {"whitening_bias": whitening_bias}, seed=0)
-        sgd, _ = build_optimizers(network, MUON, "all", bias_lr_factor=64.0)
+        sgd, _ = build_optimizers(network, MUON, "all", 64.0, network.lr_factors())
         factors = {id(parameter): group["lr_factor"] for group in sgd.param_groups for parameter in group["params"]}
         named = {name: factors.pop(id(p)) for name, p in network.named_parameters() if id(p) in factors}
         assert [factor for name, factor in named.items() if name == "prep.0.bias"] == expected
