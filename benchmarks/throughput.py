@@ -99,7 +99,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
     sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
-    return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images)
+    return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images, params.compile)
 
 
 def our_training(split: Split, params: Params) -> Callable[[int], None]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.averaging import Average
+from cifar.compiling import Compiled
 from cifar.console import InputError
 from cifar.device import pick_device, pick_precision
 from cifar.inference import normalise
@@ -40,6 +41,7 @@ class Trainer(NamedTuple):
     """All that a training step needs but the images: the same in training and in the range test."""
 
     network: Network
+    forward: Callable[[Tensor], Tensor]  # the network, as it is or compiled
     optimizers: list[torch.optim.Optimizer]
     average: Average | None
     loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,)
@@ -85,7 +87,7 @@ class Trainer(NamedTuple):
         """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), by the network in the mode in which it is."""
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.network(inputs)
+            logits = self.forward(inputs)
         return logits.float()
 
     def penalty(self) -> Tensor:
@@ -128,11 +130,13 @@ def build_trainer(
     precision: str,
     seed: int,
     images: np.ndarray,
+    compiled: bool = False,
 ) -> Trainer:
     """A fresh network on the device at hand, its optimizers, and what a step needs; rates are set at each step.
 
     `specs` are those of `model`, `optimizer` and `loss`; `images` uint8 (N, 32, 32, 3) are to train on, and the network
-    is fitted to the first 5,000 of them. The weights are not averaged.
+    is fitted to the first 5,000 of them. The weights are not averaged. What is `compiled` on a GPU is the network in a
+    step, and that alone: see `Compiled`.
     """
     device = pick_device()
     network = build_network(specs["model"], seed)
@@ -142,7 +146,8 @@ def build_trainer(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     penalised = [parameter for parameter in trained if regularise == "all" or parameter.dim() > 1]
     loss, precision = build_loss(specs["loss"]), pick_precision(precision, device)
-    return Trainer(network, optimizers, None, loss, penalised, l1, mean, std, precision)
+    forward = Compiled(network) if compiled and device.type == "cuda" else network
+    return Trainer(network, forward, optimizers, None, loss, penalised, l1, mean, std, precision)
 
 
 def build_loss(spec: dict[str, Any], reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:

@@ -242,6 +242,7 @@ class Params(Section):
     select: Literal["last", "best"]
     train_scores: Literal["running", "eval"]
     precision: Literal["auto", "bf16", "fp32"]
+    compile: bool
     deterministic: bool
     lr_find: RangeTest
     test_time_augmentation: Literal["none", "flip", "flip_shift"]

@@ -20,6 +20,7 @@ from cifar.augment import build_policy
 from cifar.averaging import build_average
 from cifar.batches import feed
 from cifar.checkpoint import Checkpoints, fingerprint
+from cifar.compiling import compile_seconds
 from cifar.console import InputError, progress, run
 from cifar.convolutions import unfused
 from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
@@ -48,7 +49,7 @@ def main() -> None:
     specs = {name: section.model_dump() for name, section in sections.items()}
     regularisation = params.regularise, params.bias_lr_factor, params.l1
     shape = params.epochs, -(-len(train.labels) // params.batch_size)  # epochs, steps an epoch
-    arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images
+    arguments = specs, *regularisation, mean, std, params.precision, params.seed, train.images, params.compile
     trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
     average = build_average(trainer.network, specs["average"], steps=math.prod(shape))
     trainer = trainer._replace(average=average)
@@ -61,6 +62,8 @@ def main() -> None:
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
     history, best, seconds = fit(params, trainer, image_filter, train, val, batches, schedule, checkpoints)
     print(f"trained, with validation, in {seconds:.0f} s", flush=True)
+    if compiling := compile_seconds():
+        print(f"compiling took {compiling:.0f} s, which are not among these", flush=True)
     network = trainer.result.cpu()
     if params.select == "best":
         network.load_state_dict(best)
@@ -87,7 +90,7 @@ def fit(
 ) -> tuple[list[dict], dict[str, Tensor] | None, float]:
     """Train from the last checkpoint to the end: the history, a row an epoch; with `select: best` its weights; seconds.
 
-    These are of all epochs in the history, those before an interruption too.
+    These are of all epochs in the history, those before an interruption too, without those of compiling.
     `batches` gives those of an epoch, of which `image_filter` may leave a part; `schedule` the plan from the validation
     accuracies of the epochs that are over.
     """
@@ -96,7 +99,7 @@ def fit(
     with progress(None, params.epochs * len(train.labels), "train", "img", unit_scale=True) as bar:
         bar.update(len(history) * len(train.labels))
         for epoch in range(len(history), params.epochs):
-            started = time.monotonic()
+            started = time.monotonic() - compile_seconds()
             trainer.network.begin_epoch(epoch)
             lrs, momenta, chosen = planned.lrs[epoch], planned.momenta[epoch], batches(epoch)
             if image_filter:
@@ -109,7 +112,7 @@ def fit(
             if params.select == "best" and best_epoch(history) == epoch:
                 best = {name: value.cpu().clone() for name, value in trainer.result.state_dict().items()}
             planned = write_progress(history, schedule)
-            took = time.monotonic() - started
+            took = time.monotonic() - compile_seconds() - started
             seconds += took
             state = trainer.state() | {"filter": image_filter and image_filter.proxy.state()}
             checkpoints.save(epoch + 1, state | {"history": history, "best": best, "seconds": seconds})

@@ -46,7 +46,8 @@ class FirstPixel(Network):
 
 
 def picks_by_first_pixel(share: float, batch: Batch) -> list[Batch]:
-    proxy = build_trainer(SPECS, *ARGUMENTS)._replace(network=FirstPixel())
+    network = FirstPixel()
+    proxy = build_trainer(SPECS, *ARGUMENTS)._replace(network=network, forward=network)
     image_filter = Filter(proxy, build_loss(SPECS["loss"], "none"), share, every=4)
     return list(image_filter.narrow(0, [batch], [0.1], [0.9]))
 

@@ -1,0 +1,134 @@
+"""What would run on a GPU, seen without one: by tensors that have its device, and shapes, but no values.
+
+An operation on tensors of two devices fails on them, and so does all that would wait for the GPU, such as `.item()`.
+Backward passes are beyond them, and left out; so are averages of the weights, whose count of updates a CPU keeps.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo import explain
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from cifar.augment import build_policy
+from cifar.batches import EpochBatches
+from cifar.compiling import Compiled
+from cifar.engine import Batch, Trainer, build_trainer
+from cifar.filtering import build_filter
+from cifar.inference import views
+from cifar.params import check_params, read_yaml
+from cifar.schema import Params
+
+GPU = torch.device("cuda", 0)
+RECIPES = "fast", "best", "eva4-s8", "eva5-s9", "resnet18-layernorm"
+PATHS = ["params.yaml", *(f"recipes/{name}.yaml" for name in RECIPES)]
+MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
+
+pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")  # without which autocast is off
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Callable[[], AbstractContextManager]:
+    """A context in which all tensors are of that kind."""
+
+    def apply(module: nn.Module, move, recurse: bool = True) -> nn.Module:
+        """Move a module without changing its tensors in place, which these do not allow."""
+        for part in module.modules():
+            for name, weight in part._parameters.items():
+                part._parameters[name] = weight if weight is None else nn.Parameter(move(weight), weight.requires_grad)
+            for name, value in part._buffers.items():
+                part._buffers[name] = value if value is None else move(value)
+        return module
+
+    monkeypatch.setattr("cifar.engine.pick_device", lambda: GPU)
+    monkeypatch.setattr(nn.Module, "_apply", torch.no_grad()(apply))
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)  # not for tensors without values
+    monkeypatch.setattr("cifar.filtering.torch", SimpleNamespace(set_grad_enabled=lambda _: torch.no_grad()))
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():  # a graph would ask CUDA as it is freed
+            yield
+
+    return context
+
+
+def read(path: str) -> Params:
+    return check_params(read_yaml(path), path)
+
+
+def arguments_of(params: Params) -> tuple:
+    names = "model", "optimizer", "loss", "filter"
+    specs = {name: getattr(params, name).model_dump() for name in names}
+    images = np.zeros((10, 32, 32, 3), np.uint8)
+    return specs, params.regularise, params.bias_lr_factor, params.l1, MEAN, STD, "bf16", 0, images, params.compile
+
+
+def blank_batch(device: torch.device) -> Batch:
+    images = torch.zeros(32, 32, 32, 3, dtype=torch.uint8, device=device)
+    return Batch(images, torch.zeros(32, dtype=torch.int64, device=device))
+
+
+def without_backward(monkeypatch, *trainers: Trainer) -> None:
+    """Have `backward` do nothing but say that all gradients are 0."""
+
+    def backward(loss: Tensor) -> None:
+        assert loss.device == GPU and loss.shape == ()
+        for weight in (weight for trainer in trainers for weight in trainer.network.parameters()):
+            weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_training_never_waits_for_the_gpu(gpu, monkeypatch, path):
+    params = read(path)
+    arguments = arguments_of(params)
+    with gpu():
+        trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+        without_backward(monkeypatch, trainer, *([image_filter.proxy] if image_filter else []))
+        batches = [blank_batch(torch.device("cpu")), blank_batch(GPU)]  # of workers, and made where they are needed
+        if image_filter:
+            picking = image_filter.narrow(0, batches, [0.1] * 2, [0.9] * 2)
+            batches = [next(picking), next(picking)]  # after the last it looks at the losses
+        for batch in batches:
+            found = trainer.step(batch, 0.1, 0.9)
+            assert found.device == GPU and found.shape == (4,)
+        with pytest.raises(DataDependentOutputException):
+            found.tolist()
+
+
+@pytest.mark.parametrize("transforms", [
+    [("AlternatingFlip", {}), ("Pad", {"padding": 4}), ("RandomCrop", {"height": 32, "width": 32})],
+    [("HorizontalFlip", {"p": 0.5}), ("Pad", {"padding": 2, "border_mode": "BORDER_CONSTANT", "fill": 7}),
+     ("RandomCrop", {"height": 32, "width": 32})],
+    [("VerticalFlip", {"p": 0.5}), ("CoarseDropout", {"num_holes_range": [1, 3], "hole_height_range": [1, 9], "p": 0.5,
+                                                      "hole_width_range": [2, 4], "fill": "mean"})],
+])  # fmt: skip
+def test_batches_are_made_where_the_images_lie(gpu, transforms):
+    policy = build_policy(transforms, MEAN)
+    assert policy.is_batched
+    with gpu():
+        batches = EpochBatches(blank_batch(GPU), policy, 20, 0, 1)
+        for size, batch in zip((20, 12), (batches[0], batches[1]), strict=True):
+            assert batch.images.device == batch.labels.device == GPU
+            assert batch.images.shape == (size, 32, 32, 3) and batch.images.dtype == torch.uint8
+
+
+def test_test_time_augmentation_stays_on_the_gpu(gpu):
+    with gpu():
+        assert {view.device for _, view in views(torch.zeros(4, 3, 32, 32, device=GPU), "flip_shift")} == {GPU}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_gpu_is_given_each_network_to_compile_in_one_piece(gpu, path):
+    with gpu():
+        trainer = build_trainer(*arguments_of(read(path).model_copy(update={"compile": True})))
+        assert isinstance(trainer.forward, Compiled)
+        inputs = torch.zeros(4, 3, 32, 32, device=GPU).to(memory_format=torch.channels_last)
+        assert explain(trainer.network.requires_grad_(False))(inputs).graph_break_count == 0
