@@ -1,6 +1,10 @@
 """A compiled network against the network itself, and what a GPU would be given to compile."""
 
+import os
+import shutil
+import sysconfig
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ AIRNET = {
     "name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
     "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 8.0},
 }  # fmt: skip
+COMPILER, HEADER = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
 SPECS = {"model": AIRNET, "optimizer": MUON, "loss": {"name": "cross_entropy", "label_smoothing": 0.2}}
 
 
@@ -30,6 +35,7 @@ def random_batch(seed: int) -> Batch:
     return Batch(torch.from_numpy(images), torch.from_numpy(labels))
 
 
+@pytest.mark.skipif(not (shutil.which(COMPILER) and HEADER.exists()), reason=f"needs {COMPILER} and Python's headers")
 def test_steps_of_a_compiled_network_are_those_of_the_network_and_compiling_is_told_apart():
     one, other = make_trainer(), make_trainer()
     assert other.forward is other.network  # a processor has kernels of our own

@@ -29,7 +29,10 @@ RECIPES = "fast", "best", "eva4-s8", "eva5-s9", "resnet18-layernorm"
 PATHS = ["params.yaml", *(f"recipes/{name}.yaml" for name in RECIPES)]
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 
-pytestmark = pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning")  # without which autocast is off
+pytestmark = [
+    pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="PyTorch is built without CUDA"),
+    pytest.mark.filterwarnings("ignore:CUDA is not available:UserWarning"),  # without which autocast is off
+]
 
 
 @pytest.fixture
