@@ -1,4 +1,4 @@
-"""A compiled network against the network itself, and what a GPU would be given to compile."""
+"""A compiled network against the network itself, on the processor; what a GPU is given is in test_gpu.py."""
 
 import os
 import shutil
@@ -16,11 +16,11 @@ from cifar.compiling import Compiled, compile_seconds
 from cifar.console import InputError
 from cifar.engine import Batch, Trainer, build_trainer
 
+COMPILER, HEADER = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
 AIRNET = {
     "name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
     "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 8.0},
 }  # fmt: skip
-COMPILER, HEADER = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
 SPECS = {"model": AIRNET, "optimizer": MUON, "loss": {"name": "cross_entropy", "label_smoothing": 0.2}}
 
 
