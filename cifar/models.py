@@ -1,6 +1,7 @@
 """A trained model on disk: its weights, and all that is needed to use them."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,17 +27,25 @@ class Model(NamedTuple):
     classes: list[str]
 
 
-def save_model(model: Model, spec: dict[str, Any], environment: dict[str, Any], folder: Path = FOLDER) -> None:
+def save_model(
+    model: Model,
+    spec: dict[str, Any],
+    environment: dict[str, Any],
+    trained_on: Sequence[dict[str, Any]] = (),
+    folder: Path = FOLDER,
+) -> None:
     """Write model.safetensors (weights) and model.json (all else, so that params.yaml is not needed to rebuild it).
 
-    `environment` is what decided the weights' bits beside code, data and params: see `cifar.device`.
+    `environment` is what decided the weights' bits beside code, data and params: see `cifar.device`. Where the epochs
+    did not all run in it, model.json has `trained_on` too: see `cifar.checkpoint.Checkpoints`.
     """
     weights = save({name: value.contiguous() for name, value in model.network.state_dict().items()})
     with replacing(folder / "model.safetensors") as part:
         part.write_bytes(weights)
     card = {"network": spec, "mean": model.mean, "std": model.std, "classes": model.classes}
     digest = hashlib.sha256(weights).hexdigest()
-    write_json(folder / "model.json", card | {"sha256": digest, "environment": environment})
+    ran = {"trained_on": list(trained_on)} if len(trained_on) > 1 else {}
+    write_json(folder / "model.json", card | {"sha256": digest, "environment": environment} | ran)
 
 
 def load_model(folder: Path = FOLDER) -> Model:

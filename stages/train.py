@@ -6,6 +6,7 @@ An interrupted run carries on after its last whole epoch.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -58,7 +59,7 @@ def main() -> None:
     lr_min, lr_max = learning_rates(params)
     schedule = partial(plan, params.schedule.model_dump(), shape, lr_min, lr_max, params.optimizer.momentum)
 
-    checkpoints = Checkpoints(f"train-{fingerprint('train', {'params': params.values(), 'machine': machine})}")
+    checkpoints = Checkpoints(f"train-{fingerprint('train', params.values())}", machine, carries_on())
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
     history, best, seconds = fit(params, trainer, image_filter, train, val, batches, schedule, checkpoints)
     print(f"trained, with validation, in {seconds:.0f} s", flush=True)
@@ -69,7 +70,7 @@ def main() -> None:
         network.load_state_dict(best)
 
     write_text(FOLDER / "summary.txt", summary(network))
-    save_model(Model(network, mean, std, classes), specs["model"], machine)
+    save_model(Model(network, mean, std, classes), specs["model"], machine, checkpoints.trained_on)
     chosen = history[best_epoch(history) if params.select == "best" else -1]
     results = {name: value for name, value in chosen.items() if name != "lr"} | {"lr_min": lr_min, "lr_max": lr_max}
     parameters = sum(weights.numel() for weights in network.parameters())
@@ -143,6 +144,14 @@ def learning_rates(params: Declared) -> tuple[float, float]:
     if lr_min > lr_max and params.schedule.name != "constant":
         raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
     return lr_min, lr_max
+
+
+def carries_on() -> bool:
+    """Whether epochs of the same training that ran in another environment count: `CARRY_ON=1`."""
+    value = os.environ.get("CARRY_ON", "")
+    if value not in ("", "0", "1"):
+        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to carry on from another machine's epochs, or unset it")
+    return value == "1"
 
 
 def resume(

@@ -45,7 +45,7 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     save_split("test", test, folder / "data/dataset")
     save_classes(CLASSES, folder / "data/dataset")
     network = build_network(SPEC, seed=0)
-    save_model(Model(network, MEAN, STD, CLASSES), SPEC, {}, folder / "models")
+    save_model(Model(network, MEAN, STD, CLASSES), SPEC, {}, folder=folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         evaluate.main()

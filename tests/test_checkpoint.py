@@ -25,7 +25,7 @@ def state_of(epoch: int) -> dict:
 
 
 def test_the_newest_state_comes_back():
-    checkpoints = Checkpoints("a")
+    checkpoints = Checkpoints("a", {})
     for epoch in (9, 10):
         checkpoints.save(epoch, state_of(epoch))
     found = checkpoints.load()
@@ -34,18 +34,18 @@ def test_the_newest_state_comes_back():
 
 
 def test_two_are_kept(root):
-    checkpoints = Checkpoints("a")
+    checkpoints = Checkpoints("a", {})
     for epoch in range(1, 6):
         checkpoints.save(epoch, state_of(epoch))
-    assert [path.name[:5] for path in sorted((root / ".checkpoints" / "a").glob("*.pt"))] == ["00004", "00005"]
+    assert [path.name[:5] for path in sorted(checkpoints.folder.glob("*.pt"))] == ["00004", "00005"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped"])
 def test_a_damaged_one_is_set_aside_for_the_one_before(root, damage, capsys):
-    checkpoints = Checkpoints("a")
+    checkpoints = Checkpoints("a", {})
     for epoch in (1, 2):
         checkpoints.save(epoch, state_of(epoch))
-    newest = max((root / ".checkpoints" / "a").glob("*.pt"))
+    newest = max(checkpoints.folder.glob("*.pt"))
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes(content[:-100] if damage == "truncated" else content)
@@ -55,18 +55,18 @@ def test_a_damaged_one_is_set_aside_for_the_one_before(root, damage, capsys):
 
 
 def test_nothing_to_load_at_first_and_after_success(root):
-    checkpoints = Checkpoints("a")
+    checkpoints = Checkpoints("a", {})
     assert checkpoints.load() is None
     checkpoints.save(1, state_of(1))
     checkpoints.discard()
-    assert not (root / ".checkpoints" / "a").exists()
+    assert not list((root / ".checkpoints").iterdir())
 
 
 def test_they_lie_in_the_main_workspace_during_a_temp_run(root, tmp_path_factory, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(root))
     monkeypatch.chdir(tmp_path_factory.mktemp("temp"))
-    Checkpoints("a").save(1, state_of(1))
-    assert len(list((root / ".checkpoints" / "a").glob("*.pt"))) == 1
+    Checkpoints("a", {}).save(1, state_of(1))
+    assert len(list(root.glob(".checkpoints/a-*/*.pt"))) == 1
 
 
 def test_fingerprint_follows_code_and_params(root):
@@ -78,20 +78,22 @@ def test_fingerprint_follows_code_and_params(root):
 
 
 def hold(name, holding, done):
-    _ = Checkpoints(name)
+    _ = Checkpoints(name, {})
     holding.set()
     done.wait(20)
 
 
 def test_configurations_broken_off_long_ago_are_forgotten(root):
     for age, name in enumerate("gfedcb"):
-        Checkpoints(name).save(1, state_of(1))
-        os.utime(root / ".checkpoints" / name, (1e9 + age, 1e9 + age))
-    held = Checkpoints("g")  # in use, so it stays
+        checkpoints = Checkpoints(name, {})
+        checkpoints.save(1, state_of(1))
+        os.utime(checkpoints.folder, (1e9 + age, 1e9 + age))
+        del checkpoints  # and with it the lock
+    held = Checkpoints("g", {})  # in use, so it stays
     held.save(2, state_of(2))
-    os.utime(root / ".checkpoints/g", (1, 1))
-    Checkpoints("a")
-    assert sorted(path.name for path in (root / ".checkpoints").iterdir()) == ["a", "b", "c", "d", "e", "g"]
+    os.utime(held.folder, (1, 1))
+    Checkpoints("a", {})
+    assert sorted(path.name[0] for path in (root / ".checkpoints").iterdir()) == ["a", "b", "c", "d", "e", "g"]
     assert held.load() is not None
 
 
@@ -102,7 +104,7 @@ def test_a_run_waits_for_one_that_is_about_to_end():
     holder.start()
     assert holding.wait(20)
     threading.Timer(1, done.set).start()
-    assert Checkpoints("a").load() is None
+    assert Checkpoints("a", {}).load() is None
     holder.join()
 
 
@@ -115,9 +117,41 @@ def test_a_second_run_is_told_who_holds_them(monkeypatch):
     try:
         assert holding.wait(20)
         with pytest.raises(InputError, match=f"process {holder.pid} is training this very configuration"):
-            Checkpoints("a")
-        Checkpoints("b")  # another configuration is free
+            Checkpoints("a", {})
+        Checkpoints("b", {})  # another configuration is free
     finally:
         done.set()
         holder.join()
-    assert Checkpoints("a").load() is None and os.getpid() != holder.pid  # free again once it ended
+    assert Checkpoints("a", {}).load() is None and os.getpid() != holder.pid  # free again once it ended
+
+
+HERE, THERE = {"threads": 2, "instructions": ["avx2"]}, {"threads": 4, "instructions": ["amx_bf16", "avx2"]}
+
+
+def test_another_environments_epochs_are_named_and_not_taken(root, capsys):
+    Checkpoints("train-1", THERE).save(7, state_of(7))
+    here = Checkpoints("train-1", HERE)
+    assert here.load() is None
+    differences = "instructions amx_bf16, here none more; threads 4, here 2"
+    line = f"7 epochs of this training ran in another environment ({differences})"
+    assert capsys.readouterr().err == f"{line}; with CARRY_ON=1 this run goes on from there\n"
+    here.save(8, state_of(8))  # once this machine is ahead, the other's epochs are of no use
+    assert here.load()["history"][0]["epoch"] == 8
+    assert capsys.readouterr().err == ""
+
+
+def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
+    Checkpoints("train-2", THERE).save(9, state_of(9))  # another training
+    there = Checkpoints("train-1", THERE)
+    for epoch in (1, 2):
+        there.save(epoch, state_of(epoch))
+    here = Checkpoints("train-1", HERE, carry_on=True)
+    assert here.load()["history"][0]["epoch"] == 2
+    for epoch in (3, 4):
+        here.save(epoch, state_of(epoch))
+    del here
+    back = Checkpoints("train-1", HERE)  # interrupted again, here
+    assert back.load()["history"][0]["epoch"] == 4
+    assert back.trained_on == [{"epochs": [1, 2], "environment": THERE}, {"epochs": [3, 4], "environment": HERE}]
+    back.discard()
+    assert [path.name[:7] for path in (root / ".checkpoints").iterdir()] == ["train-2"]

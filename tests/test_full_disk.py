@@ -46,7 +46,7 @@ WRITERS = {
     "sheet.png": lambda path: draw_sheet(path, IMAGES, columns=2, title="Images"),
     "curve.png": lambda path: draw_range_test(path, CURVE, {"lr_max": 0.1}),
     "model.safetensors": lambda path: save_model(
-        Model(torch.nn.Linear(99, 10), [0.5] * 3, [0.3] * 3, list("abcdefghij")), {}, {}, path.parent
+        Model(torch.nn.Linear(99, 10), [0.5] * 3, [0.3] * 3, list("abcdefghij")), {}, {}, folder=path.parent
     ),
 }
 
@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_written_to_its_end_is_not_written_at_all(tmp_path
 
 def test_a_checkpoint_that_cannot_be_written_leaves_those_before_it(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    checkpoints = Checkpoints("train-0")
+    checkpoints = Checkpoints("train-0", {})
     checkpoints.save(1, {"weights": torch.ones(999), "epoch": 1})
     with largest_file(500), pytest.raises(InputError, match="cannot write .*: File too large"):
         checkpoints.save(2, {"weights": torch.ones(999), "epoch": 2})

@@ -37,7 +37,7 @@ def images() -> Tensor:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder)
+    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=folder)
     return folder
 
 
@@ -55,7 +55,7 @@ def test_a_loaded_model_gives_equal_logits(saved, images):
 
 
 def test_a_model_saved_twice_has_equal_bytes(saved, tmp_path):
-    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, tmp_path)
+    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=tmp_path)
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
 

@@ -36,7 +36,7 @@ def few_images(tmp_path, monkeypatch) -> Split:
 
 
 def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_images):
-    checkpoints = Checkpoints("a")
+    checkpoints = Checkpoints("a", {})
 
     def train(epochs: int, wait: float) -> tuple[float, float]:
         """Up to so many epochs, each with a wait: the seconds that it counted, and those that it took just now."""
@@ -78,7 +78,7 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
         trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
         plan = Plan(np.full((epochs, 5), 0.02), np.full((epochs, 5), 0.9))
         history, *_ = fit(
-            params, trainer, image_filter, few_images, few_images, batches, lambda _: plan, Checkpoints(name)
+            params, trainer, image_filter, few_images, few_images, batches, lambda _: plan, Checkpoints(name, {})
         )
         return history, [*trainer.network.parameters(), *image_filter.proxy.network.parameters()]
 
@@ -122,7 +122,7 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
         trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
         _, best, _ = fit(
-            params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a")
+            params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a", {})
         )
         assert all(torch.equal(best[name], value) for name, value in seen[1].items())
     assert not torch.equal(best["linear.weight"], seen[3]["linear.weight"])
@@ -162,7 +162,7 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
         params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
         trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
         rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
-        fit(params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a"))
+        fit(params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a", {}))
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
 
