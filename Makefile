@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
 
-.PHONY: help demo test kills repro mend fresh lint audit
+.PHONY: help demo test kills repro mend deps fresh lint audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,9 @@ repro: mend ## bring every result up to date with the code and params.yaml (dvc 
 
 mend: .venv/ready ## put right what a kill of DVC itself has left half written
 	@python .dvc/mend.py
+
+deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
+	@python .dvc/deps.py
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages

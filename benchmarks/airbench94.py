@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
 from benchmarks.throughput import WARM_UP, our_training, random_images, use_plain_layers
-from cifar.averaging import build_average
-from cifar.data import IMAGE_SIZE, Split
-from cifar.device import pick_device, pick_precision, prepare
-from cifar.inference import normalise
-from cifar.networks import build_network
+from cifar.config.schema import IMAGE_SIZE
+from cifar.data.splits import Split
+from cifar.nn.inference import normalise
+from cifar.nn.networks import build_network
+from cifar.system.device import pick_device, pick_precision, prepare
+from cifar.training.averaging import build_average
 
 BATCH, EPOCHS = 1024, 9.9
 STEPS = math.ceil(EPOCHS * (50_000 // BATCH))  # of a run: it leaves out an epoch's last images

@@ -16,7 +16,7 @@ import torch
 from torchvision.transforms import v2
 
 from benchmarks.report import MEAN, params_of, report, spread, turn
-from cifar.augment import augment_batch, build_policy
+from cifar.data.policy import augment_batch, build_policy
 
 BATCH = 512
 COLOUR = tuple(round(255 * channel) for channel in MEAN)

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from benchmarks.report import report
-from cifar.console import InputError, run
-from cifar.data import load_split
-from cifar.gradcam import CHANNEL_WEIGHTS, heatmaps
-from cifar.inference import normalise, predict
-from cifar.models import Model, load_model
-from cifar.params import check_params, read_yaml
-from cifar.schema import LAYERS
-from cifar.shapes import draw_split
+from cifar.config.params import check_params, read_yaml
+from cifar.config.schema import LAYERS
+from cifar.data.shapes import draw_split
+from cifar.data.splits import load_split
+from cifar.nn.inference import normalise, predict
+from cifar.nn.saved import Model, load_model
+from cifar.results.gradcam import CHANNEL_WEIGHTS, heatmaps
+from cifar.system.process import InputError, run
 
 BLOCK = 250  # images at a time
 

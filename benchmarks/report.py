@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 import torch
 
-from cifar.device import environment, pick_device, pick_precision
-from cifar.files import write_json
-from cifar.params import check_params, read_yaml
-from cifar.schema import Params
+from cifar.config.params import check_params, read_yaml
+from cifar.config.schema import Params
+from cifar.system.device import environment, pick_device, pick_precision
+from cifar.system.files import write_json
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of CIFAR-10
 

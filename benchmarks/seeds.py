@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.pipeline import fresh_project
 from benchmarks.report import mean_and_deviation, params_path, report
-from cifar.files import read_json
+from cifar.system.files import read_json
 from recipes.__main__ import recipe_names
 
 

@@ -1,7 +1,7 @@
 """Where the time of a training step goes, beside the arithmetic limit of the same machine, measured in the same run.
 
 The limit is what the step's multiplications would take at the speed of one large matrix product. In float32 on a
-processor the convolutions may need fewer than the direct method, on which the count is based: see cifar/winograd.py;
+processor the convolutions may need fewer than the direct method, on which the count is based: see cifar/nn/winograd.py;
 what is done within another operation counts as that one: there a convolution's pooling, and a norm's activation.
 """
 
@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import MEAN, params_of, report, spread, synchronise
 from benchmarks.throughput import random_images, trainer_of
-from cifar.augment import build_policy
-from cifar.batches import feed
-from cifar.device import prepare
-from cifar.engine import Trainer
+from cifar.data.batches import feed
+from cifar.data.policy import build_policy
+from cifar.system.device import prepare
+from cifar.training.trainer import Trainer
 from recipes.__main__ import recipe_names
 
 PARTS = {  # by what stands in the name of an operation, the first that fits

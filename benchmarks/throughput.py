@@ -20,15 +20,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
-from cifar.augment import build_policy
-from cifar.batches import feed
-from cifar.convolutions import Conv3x3
-from cifar.data import Split
-from cifar.device import pick_device, pick_precision, prepare
-from cifar.engine import Trainer, build_loss, build_trainer, train_epoch
-from cifar.networks import build_network
-from cifar.norms import ActivatedNorm, NormGELU, NormReLU
-from cifar.schema import Params
+from cifar.config.schema import Params
+from cifar.data.batches import feed
+from cifar.data.policy import build_policy
+from cifar.data.splits import Split
+from cifar.nn.convolutions import Conv3x3
+from cifar.nn.networks import build_network
+from cifar.nn.norms import ActivatedNorm, NormGELU, NormReLU
+from cifar.system.device import pick_device, pick_precision, prepare
+from cifar.training.trainer import Trainer, build_loss, build_trainer, train_epoch
 
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps

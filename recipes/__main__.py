@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.console import InputError, run
-from cifar.files import replacing, write_text
-from cifar.params import check_params, parse_yaml, read_yaml
+from cifar.config.params import check_params, parse_yaml, read_yaml
+from cifar.system.files import replacing, write_text
+from cifar.system.process import InputError, run
 
 FOLDER = Path("recipes")
 PARAMS = Path("params.yaml")

@@ -2,8 +2,8 @@
 
 import sys
 
-from cifar.console import end_at_once_on_signals
-from cifar.memory import restart_without_block_caches
+from cifar.system.memory import restart_without_block_caches
+from cifar.system.process import end_at_once_on_signals
 
 if sys.argv[0] == "-m":  # for as long as `python -m stages.<name>` looks for the module: its imports are yet to come
     restart_without_block_caches()

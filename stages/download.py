@@ -6,18 +6,20 @@ Writes data/dataset/: images, labels and class names as plain arrays and text, f
 import os
 from pathlib import Path
 
-from cifar.console import run
-from cifar.data import FOLDER, save_classes, save_split
-from cifar.files import write_array
-from cifar.params import load_params
-from cifar.shapes import CLASSES, draw_split
+from cifar.config.params import load_params
+from cifar.data.shapes import CLASSES, draw_split
+from cifar.data.splits import FOLDER, save_classes, save_split
+from cifar.system.files import write_array
+from cifar.system.process import run
 
 
 def main() -> None:
     params = load_params("download")
 
     if params.dataset == "cifar10":
-        from cifar.cifar10 import find_dataset  # it imports torchvision, which takes seconds that the demo can save
+        from cifar.data.cifar10 import (
+            find_dataset,  # it imports torchvision, which takes seconds that the demo can save
+        )
 
         (train, test, classes), source, passed_over = find_dataset(
             Path("data/raw"), os.environ.get("CIFAR10_DIR"), params.mirrors

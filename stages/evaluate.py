@@ -9,15 +9,12 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from cifar.console import InputError, run
-from cifar.data import load_classes, load_split
-from cifar.device import pick_device, prepare
-from cifar.files import write_csv, write_json
-from cifar.inference import predict
-from cifar.models import load_model
-from cifar.params import load_params
-from cifar.predictions import Predictions, save_predictions
-from cifar.scores import (
+from cifar.config.params import load_params
+from cifar.data.splits import load_classes, load_split
+from cifar.nn.inference import predict
+from cifar.nn.saved import load_model
+from cifar.results.predictions import Predictions, save_predictions
+from cifar.results.scores import (
     accuracy,
     class_accuracy,
     cross_entropy,
@@ -25,6 +22,9 @@ from cifar.scores import (
     predicted_classes,
     top_k_accuracy,
 )
+from cifar.system.device import pick_device, prepare
+from cifar.system.files import write_csv, write_json
+from cifar.system.process import InputError, run
 
 
 def main() -> None:

@@ -10,15 +10,15 @@ import matplotlib
 import numpy as np
 import torch
 
-from cifar.console import run
-from cifar.data import load_split
-from cifar.gradcam import heatmaps
-from cifar.inference import normalise
-from cifar.models import Model, load_model
-from cifar.params import load_params
-from cifar.predictions import find_correct, load_mistakes, load_predictions
-from cifar.schema import GradCAM
-from cifar.sheets import draw_sheet
+from cifar.config.params import load_params
+from cifar.config.schema import GradCAM
+from cifar.data.splits import load_split
+from cifar.nn.inference import normalise
+from cifar.nn.saved import Model, load_model
+from cifar.results.gradcam import heatmaps
+from cifar.results.predictions import find_correct, load_mistakes, load_predictions
+from cifar.results.sheets import draw_sheet
+from cifar.system.process import run
 
 FOLDER = Path("plots/gradcam")
 TILES_ACROSS = 10  # at most: images and heatmaps

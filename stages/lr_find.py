@@ -6,17 +6,17 @@ Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: fin
 
 from itertools import count
 
-from cifar.augment import build_policy
-from cifar.batches import feed
-from cifar.charts import draw_range_test
-from cifar.console import progress, run
-from cifar.data import hold_out, load_split, load_statistics
-from cifar.device import prepare
-from cifar.engine import build_trainer
-from cifar.files import write_csv, write_json
-from cifar.params import load_params
-from cifar.range_test import suggest, sweep
-from cifar.schedules import exponential
+from cifar.config.params import load_params
+from cifar.data.batches import feed
+from cifar.data.policy import build_policy
+from cifar.data.splits import hold_out, load_split, load_statistics
+from cifar.results.charts import draw_range_test
+from cifar.system.device import prepare
+from cifar.system.files import write_csv, write_json
+from cifar.system.process import progress, run
+from cifar.training.lr_sweep import suggest, sweep
+from cifar.training.schedules import exponential
+from cifar.training.trainer import build_trainer
 
 
 def main() -> None:

@@ -6,12 +6,12 @@ confused, and two galleries: the first mistakes, and as many correctly classifie
 
 from pathlib import Path
 
-from cifar.console import run
-from cifar.data import load_classes, load_split
-from cifar.files import write_csv
-from cifar.params import load_params
-from cifar.predictions import confused_pairs, find_correct, find_mistakes, load_predictions, save_mistakes
-from cifar.sheets import draw_sheet
+from cifar.config.params import load_params
+from cifar.data.splits import load_classes, load_split
+from cifar.results.predictions import confused_pairs, find_correct, find_mistakes, load_predictions, save_mistakes
+from cifar.results.sheets import draw_sheet
+from cifar.system.files import write_csv
+from cifar.system.process import run
 
 FOLDER = Path("plots/misclassified")
 COLUMNS = 5

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifar.augment import augment_batch, build_policy
-from cifar.console import run
-from cifar.data import epoch_batches, hold_out, load_classes, load_split
-from cifar.files import write_csv, write_json
-from cifar.params import load_params
-from cifar.sheets import draw_sheet
-from cifar.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.config.params import load_params
+from cifar.data.policy import augment_batch, build_policy
+from cifar.data.splits import epoch_batches, hold_out, load_classes, load_split
+from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.results.sheets import draw_sheet
+from cifar.system.files import write_csv, write_json
+from cifar.system.process import run
 
 FOLDER = Path("plots/stats")
 SAMPLES = 10  # of each class

@@ -17,23 +17,23 @@ import torchinfo
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cifar.augment import build_policy
-from cifar.averaging import build_average
-from cifar.batches import feed
-from cifar.checkpoint import Checkpoints, fingerprint
-from cifar.compiling import compile_seconds
-from cifar.console import InputError, progress, run
-from cifar.convolutions import unfused
-from cifar.data import Split, hold_out, load_classes, load_split, load_statistics
-from cifar.device import environment, prepare
-from cifar.engine import Batch, Step, Trainer, build_trainer, train_epoch
-from cifar.files import read_json, write_csv, write_json, write_text
-from cifar.filtering import Filter, build_filter
-from cifar.inference import predict
-from cifar.models import FOLDER, Model, save_model
-from cifar.params import Declared, load_params
-from cifar.schedules import Plan, plan
-from cifar.scores import accuracy, cross_entropy
+from cifar.config.params import Declared, load_params
+from cifar.data.batches import feed
+from cifar.data.policy import build_policy
+from cifar.data.splits import Batch, Split, hold_out, load_classes, load_split, load_statistics
+from cifar.nn.convolutions import unfused
+from cifar.nn.inference import predict
+from cifar.nn.saved import FOLDER, Model, save_model
+from cifar.results.scores import accuracy, cross_entropy
+from cifar.system.device import environment, prepare
+from cifar.system.files import read_json, write_csv, write_json, write_text
+from cifar.system.process import InputError, progress, run
+from cifar.training.averaging import build_average
+from cifar.training.checkpoint import Checkpoints, fingerprint
+from cifar.training.compiling import compile_seconds
+from cifar.training.hardest import Filter, build_filter
+from cifar.training.schedules import Plan, plan
+from cifar.training.trainer import Step, Trainer, build_trainer, train_epoch
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import torch
 
-from cifar.augment import Policy, augment_batch
+from cifar.data.policy import Policy, augment_batch
 
 
 def augmented(policy: Policy, images: np.ndarray, key: Sequence[int] = (0, 0, 0)) -> np.ndarray:

@@ -13,13 +13,13 @@ from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 
-from cifar.console import InputError
-from cifar.data import Split, load_split, save_classes, save_split
-from cifar.inference import predict
-from cifar.models import Model, save_model
-from cifar.networks import build_network
-from cifar.params import read_yaml
-from cifar.predictions import Predictions, save_predictions
+from cifar.config.params import read_yaml
+from cifar.data.splits import Split, load_split, save_classes, save_split
+from cifar.nn.inference import predict
+from cifar.nn.networks import build_network
+from cifar.nn.saved import Model, save_model
+from cifar.results.predictions import Predictions, save_predictions
+from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
 
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,11 @@ import torch
 from dvc.utils.hydra import apply_overrides
 from safetensors.numpy import load_file, save_file
 
-from cifar.console import run
-from cifar.data import load_classes, load_statistics
-from cifar.files import write_checksums, write_json
-from cifar.models import Model, save_model
-from cifar.networks import build_network
+from cifar.data.splits import load_classes, load_statistics
+from cifar.nn.networks import build_network
+from cifar.nn.saved import Model, save_model
+from cifar.system.files import write_checksums, write_json
+from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}

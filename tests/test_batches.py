@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cifar.augment import build_policy
-from cifar.batches import feed, training_batches
-from cifar.console import InputError
-from cifar.data import Split
-from cifar.engine import Batch
+from cifar.data.batches import feed, training_batches
+from cifar.data.policy import build_policy
+from cifar.data.splits import Batch, Split
+from cifar.system.process import InputError
 
 MEAN = [0.491400, 0.482158, 0.446531]
 CPU = torch.device("cpu")
@@ -67,10 +66,10 @@ def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers)
 
 TRAINER = """
 import os, time, torch
-from cifar.augment import build_policy
-from cifar.batches import training_batches
-from cifar.console import run
-from cifar.engine import Batch
+from cifar.data.policy import build_policy
+from cifar.data.batches import training_batches
+from cifar.system.process import run
+from cifar.data.splits import Batch
 
 def main():
     images, labels = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), torch.zeros(400).long()

@@ -11,7 +11,7 @@ from benchmarks.airbench94 import STEPS, airbench94_network, groups, windows
 from benchmarks.report import params_of, report, turn
 from benchmarks.seeds import with_mean
 from benchmarks.throughput import RECIPES, use_plain_layers
-from cifar.networks import build_network
+from cifar.nn.networks import build_network
 
 SEED = 0
 
@@ -29,7 +29,7 @@ def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_lay
     model = params_of(recipe).model.model_dump()
     ours, plain = (build_network(model, SEED) for _ in range(2))
     logits, gradients = logits_and_gradients(ours)
-    for ours_alone in ("cifar.winograd.WinogradConv.apply", "cifar.norms._ActivatedNorm.apply"):
+    for ours_alone in ("cifar.nn.winograd.WinogradConv.apply", "cifar.nn.norms._ActivatedNorm.apply"):
         monkeypatch.setattr(ours_alone, None)  # fails if it is called
     use_plain_layers(plain)
     plain_logits, plain_gradients = logits_and_gradients(plain)

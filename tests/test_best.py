@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cifar.averaging import build_average
-from cifar.engine import Batch, build_trainer, train_epoch
-from cifar.filtering import build_filter
-from cifar.inference import normalise
-from cifar.params import check_params, read_yaml
-from cifar.schedules import plan
-from cifar.shapes import draw_split
+from cifar.config.params import check_params, read_yaml
+from cifar.data.shapes import draw_split
+from cifar.data.splits import Batch
+from cifar.nn.inference import normalise
+from cifar.training.averaging import build_average
+from cifar.training.hardest import build_filter
+from cifar.training.schedules import plan
+from cifar.training.trainer import build_trainer, train_epoch
 
 PATH = Path(__file__).parents[1] / "recipes/best.yaml"
 MEAN, STD = [0.5] * 3, [0.25] * 3

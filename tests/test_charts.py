@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar.charts import draw_range_test
+from cifar.results.charts import draw_range_test
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import threading
 import pytest
 import torch
 
-from cifar.checkpoint import Checkpoints, fingerprint
-from cifar.console import InputError
+from cifar.system.process import InputError
+from cifar.training.checkpoint import Checkpoints, fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -109,7 +109,7 @@ def test_a_run_waits_for_one_that_is_about_to_end():
 
 
 def test_a_second_run_is_told_who_holds_them(monkeypatch):
-    monkeypatch.setattr("cifar.checkpoint.WAIT", 0.5)
+    monkeypatch.setattr("cifar.training.checkpoint.WAIT", 0.5)
     context = multiprocessing.get_context("fork")
     holding, done = context.Event(), context.Event()
     holder = context.Process(target=hold, args=("a", holding, done))

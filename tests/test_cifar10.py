@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, md5, publish, put
 
-from cifar.cifar10 import Unfit, find_dataset, load_archive, load_batches
+from cifar.data.cifar10 import Unfit, find_dataset, load_archive, load_batches
 
 
 def test_batches_become_arrays(tmp_path):

@@ -12,9 +12,10 @@ import torch
 import torch._inductor.config as inductor
 from test_optimizers import MUON
 
-from cifar.compiling import Compiled, compile_seconds
-from cifar.console import InputError
-from cifar.engine import Batch, Trainer, build_trainer
+from cifar.data.splits import Batch
+from cifar.system.process import InputError
+from cifar.training.compiling import Compiled, compile_seconds
+from cifar.training.trainer import Trainer, build_trainer
 
 COMPILER, HEADER = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
 AIRNET = {

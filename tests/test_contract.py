@@ -5,6 +5,8 @@ import graphlib
 import itertools
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -14,14 +16,19 @@ import pytest
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from dvc.utils.serialize import modify_yaml
 
-from cifar.console import InputError
-from cifar.params import Declared, check_params, load_params, read_yaml
+from cifar.config.params import Declared, check_params, load_params, read_yaml
+from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
 PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
-MODULES = {f"{path.parent.name}.{path.stem}": path for path in ROOT.glob("cifar/*.py") if path.stem != "__init__"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in ROOT.glob("cifar/**/*.py")
+    if path.stem != "__init__"
+}
+ROOMS = ["system", "config", "data", "nn", "results", "training"]  # from the lowest up
 
 
 def parse(path: Path) -> ast.Module:
@@ -69,12 +76,33 @@ def test_every_stage_is_a_file_and_an_entry_of_dvc_yaml_in_reading_order():
 def test_a_stages_code_deps_are_what_it_imports_no_more_and_no_less(stage):
     scripts = {ROOT / f"stages/{stage}.py", ROOT / "stages/__init__.py"}
     expected = {str(path.relative_to(ROOT)) for path in scripts.union(*map(closure, scripts))}
-    assert {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")} == expected
+    assert {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")} == expected, "run `make deps`"
 
 
-def test_the_library_itself_holds_a_docstring_only_and_so_is_no_dep():
-    body = parse(ROOT / "cifar/__init__.py").body
-    assert len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+def test_make_deps_leaves_all_but_the_code_as_it_is(tmp_path):
+    for folder in ("stages", "cifar"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    text = (ROOT / "dvc.yaml").read_text()
+    start, line = text.index("  gradcam:"), "    - cifar/data/splits.py\n"
+    scrambled = text[:start] + text[start:].replace(line, "    - stages/no_more.py\n", 1)
+    assert line in text[start:] and scrambled.count("#") == text.count("#") > 1
+    (tmp_path / "dvc.yaml").write_text(scrambled)
+    subprocess.run([sys.executable, ROOT / ".dvc/deps.py"], cwd=tmp_path, check=True)
+    assert (tmp_path / "dvc.yaml").read_text() == text
+
+
+def test_the_library_and_its_rooms_hold_a_docstring_only_and_so_are_no_deps():
+    for path in [ROOT / "cifar/__init__.py", *(ROOT / f"cifar/{room}/__init__.py" for room in ROOMS)]:
+        body = parse(path).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+
+
+def test_rooms_import_downwards_only():
+    assert {path.parent.name for path in ROOT.glob("cifar/*/__init__.py")} == set(ROOMS)
+    for module, path in MODULES.items():
+        room = module.split(".")[1]
+        below = ROOMS[: ROOMS.index(room) + 1]
+        assert {name.split(".")[1] for name in project_modules(path)} <= set(below), module
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -150,7 +178,7 @@ def test_the_library_has_no_cycles_and_knows_no_stage():
 
 def test_only_stages_read_params():
     for module, path in MODULES.items():
-        assert module == "cifar.params" or "cifar.params.load_params" not in imports(path), path
+        assert module == "cifar.config.params" or "cifar.config.params.load_params" not in imports(path), path
 
 
 @pytest.mark.parametrize("stage", ["download", "train", "evaluate"])
@@ -217,13 +245,18 @@ def test_a_list_can_be_replaced_by_dvc(path, change, tmp_path):
     assert check_params(read_yaml(copy), path.name)
 
 
-def test_readmes_tree_names_every_file_and_none_that_is_not_there():
-    readme = (ROOT / "README.md").read_text()
+def test_the_tree_names_every_file_and_none_that_is_not_there():
+    tree = (ROOT / "docs/layout.md").read_text()
     for folder in ("cifar", "stages", "recipes"):
-        listing = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", readme, re.MULTILINE)
-        assert listing, f"README has no listing of {folder}/"
-        named = set(re.findall(r"^  (\S+)  ", listing[1], re.MULTILINE))
-        assert named == {path.name for path in (ROOT / folder).iterdir() if path.is_file() and path.stem != "__init__"}
+        listing = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", tree, re.MULTILINE)
+        assert listing, f"docs/layout.md has no listing of {folder}/"
+        named, room = set(), ""
+        for indent, name in re.findall(r"^(  +)(\S+)  ", listing[1], re.MULTILINE):
+            room = name if name.endswith("/") else room if len(indent) > 2 else ""
+            named.add(room + name if room != name else name)
+        files = {path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix != ".pyc"}
+        there = {path.relative_to(ROOT / folder).as_posix() for path in files if path.stem != "__init__"}
+        assert {name for name in named if not name.endswith("/")} == there
 
 
 def test_readmes_experiments_are_accepted_but_for_the_one_that_it_shows_refused(tmp_path):

@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import cifar.winograd
-from cifar.convolutions import Conv3x3, MaxPool, SmallMapConv
+import cifar.nn.winograd
+from cifar.nn.convolutions import Conv3x3, MaxPool, SmallMapConv
 
 
 @pytest.fixture(params=[2**20, 2**12], ids=["one chunk", "many chunks"], autouse=True)
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(cifar.winograd, "CHUNK_FLOATS", request.param)
+    monkeypatch.setattr(cifar.nn.winograd, "CHUNK_FLOATS", request.param)
 
 
 def run(convolution, images, cotangent):
@@ -79,9 +79,9 @@ def test_falls_back_on_shapes_that_it_does_not_cover(shape):
 def test_on_small_maps_in_bfloat16_equals_direct_convolution_in_double_precision(
     size, width_in, width, bias, amx, monkeypatch
 ):
-    monkeypatch.setattr("cifar.convolutions.has_amx", lambda: amx)
-    monkeypatch.setattr("cifar.convolutions.CHUNK", 2 * 9 * width_in * size * size)  # two images at a time
-    calls = count_calls(monkeypatch, "cifar.convolutions._weight_gradient", "cifar.convolutions._product")
+    monkeypatch.setattr("cifar.nn.convolutions.has_amx", lambda: amx)
+    monkeypatch.setattr("cifar.nn.convolutions.CHUNK", 2 * 9 * width_in * size * size)  # two images at a time
+    calls = count_calls(monkeypatch, "cifar.nn.convolutions._weight_gradient", "cifar.nn.convolutions._product")
     torch.manual_seed(0)
     ours = Conv3x3(width_in, width, bias)
     direct = torch.nn.Conv2d(width_in, width, 3, padding=1, bias=bias).double()
@@ -112,7 +112,7 @@ def count_calls(monkeypatch, *names: str) -> dict[str, int]:
 
 
 def test_on_small_maps_in_bfloat16_pools_what_the_convolution_gives(monkeypatch):
-    monkeypatch.setattr("cifar.convolutions.has_amx", lambda: True)
+    monkeypatch.setattr("cifar.nn.convolutions.has_amx", lambda: True)
     convolution, images = Conv3x3(48, 40, bias=True), torch.randn(2, 48, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         expected = F.max_pool2d(convolution(images), 2)
@@ -122,7 +122,7 @@ def test_on_small_maps_in_bfloat16_pools_what_the_convolution_gives(monkeypatch)
 
 @pytest.mark.parametrize(("size", "amx"), [(5, False), (9, True)])
 def test_leaves_larger_maps_in_bfloat16_to_pytorch(size, amx, monkeypatch):
-    monkeypatch.setattr("cifar.convolutions.has_amx", lambda: amx)
+    monkeypatch.setattr("cifar.nn.convolutions.has_amx", lambda: amx)
     monkeypatch.setattr(SmallMapConv, "apply", None)  # fails if it is called
     with torch.autocast("cpu", torch.bfloat16):
         assert Conv3x3(32, 8, bias=True)(torch.randn(1, 32, size, size)).dtype == torch.bfloat16

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar.device import environment, pick_precision, prepare
+from cifar.system.device import environment, pick_precision, prepare
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cifar.console import InputError
-from cifar.files import (
+from cifar.system.files import (
     check_checksums,
     read_array,
     read_json,
@@ -18,6 +17,7 @@ from cifar.files import (
     write_json,
     write_text,
 )
+from cifar.system.process import InputError
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_written(tmp_path):

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import torch
 
-from cifar.charts import draw_range_test
-from cifar.checkpoint import Checkpoints
-from cifar.console import InputError
-from cifar.files import write_array, write_csv, write_json, write_text
-from cifar.models import Model, save_model
-from cifar.predictions import Predictions, save_predictions
-from cifar.sheets import draw_sheet
+from cifar.nn.saved import Model, save_model
+from cifar.results.charts import draw_range_test
+from cifar.results.predictions import Predictions, save_predictions
+from cifar.results.sheets import draw_sheet
+from cifar.system.files import write_array, write_csv, write_json, write_text
+from cifar.system.process import InputError
+from cifar.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)

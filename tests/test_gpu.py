@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch._dynamo import explain
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from cifar.augment import build_policy
-from cifar.batches import EpochBatches
-from cifar.compiling import Compiled
-from cifar.engine import Batch, Trainer, build_trainer
-from cifar.filtering import build_filter
-from cifar.inference import views
-from cifar.params import check_params, read_yaml
-from cifar.schema import Params
+from cifar.config.params import check_params, read_yaml
+from cifar.config.schema import Params
+from cifar.data.batches import EpochBatches
+from cifar.data.policy import build_policy
+from cifar.data.splits import Batch
+from cifar.nn.inference import views
+from cifar.training.compiling import Compiled
+from cifar.training.hardest import build_filter
+from cifar.training.trainer import Trainer, build_trainer
 
 GPU = torch.device("cuda", 0)
 RECIPES = "fast", "best", "eva4-s8", "eva5-s9", "resnet18-layernorm"
@@ -48,10 +49,10 @@ def gpu(monkeypatch) -> Callable[[], AbstractContextManager]:
                 part._buffers[name] = value if value is None else move(value)
         return module
 
-    monkeypatch.setattr("cifar.engine.pick_device", lambda: GPU)
+    monkeypatch.setattr("cifar.training.trainer.pick_device", lambda: GPU)
     monkeypatch.setattr(nn.Module, "_apply", torch.no_grad()(apply))
     monkeypatch.setattr(torch, "_fused_sgd_", lambda *_, **__: None)  # not for tensors without values
-    monkeypatch.setattr("cifar.filtering.torch", SimpleNamespace(set_grad_enabled=lambda _: torch.no_grad()))
+    monkeypatch.setattr("cifar.training.hardest.torch", SimpleNamespace(set_grad_enabled=lambda _: torch.no_grad()))
 
     @contextmanager
     def context() -> Iterator[None]:

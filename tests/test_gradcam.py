@@ -10,15 +10,15 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from benchmarks.pointing import hit_rates
-from cifar.augment import build_policy
-from cifar.batches import feed
-from cifar.engine import Trainer, build_trainer, train_epoch
-from cifar.gradcam import heatmaps
-from cifar.inference import normalise, predict
-from cifar.networks import build_network
-from cifar.schedules import one_cycle
-from cifar.schema import LAYERS
-from cifar.shapes import draw_split
+from cifar.config.schema import LAYERS
+from cifar.data.batches import feed
+from cifar.data.policy import build_policy
+from cifar.data.shapes import draw_split
+from cifar.nn.inference import normalise, predict
+from cifar.nn.networks import build_network
+from cifar.results.gradcam import heatmaps
+from cifar.training.schedules import one_cycle
+from cifar.training.trainer import Trainer, build_trainer, train_epoch
 
 ORACLES = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus}
 METHODS = list(ORACLES)

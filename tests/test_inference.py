@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cifar.inference import normalise, predict, views
-from cifar.networks import build_network
+from cifar.nn.inference import normalise, predict, views
+from cifar.nn.networks import build_network
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 

@@ -16,7 +16,7 @@ def test_freed_memory_is_kept():
     The activations, of 64 MiB, are above the 32 MiB up to which glibc may come to keep memory by itself.
     """
     program = (
-        "import resource, sys, torch; from cifar.memory import keep_memory\n"
+        "import resource, sys, torch; from cifar.system.memory import keep_memory\n"
         "if sys.argv[1] == 'keep': keep_memory()\n"
         "network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 3, padding=1), torch.nn.BatchNorm2d(64))\n"
         "faults = []\n"
@@ -34,7 +34,7 @@ def test_freed_memory_is_kept():
 
 RESTARTING = """
 import os, sys
-from cifar.memory import restart_without_block_caches
+from cifar.system.memory import restart_without_block_caches
 print("here", flush=True)
 restart_without_block_caches()
 print(os.getpid(), os.environ["GLIBC_TUNABLES"], sys.argv[1:], sys.flags.utf8_mode)

@@ -8,8 +8,8 @@ import threading
 import pytest
 from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, contents, md5, pack, put
 
-from cifar.cifar10 import find_dataset
-from cifar.console import InputError
+from cifar.data.cifar10 import find_dataset
+from cifar.system.process import InputError
 
 IMPATIENT = (0.5, 0.5)  # seconds to connect, and without a byte
 

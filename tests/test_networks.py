@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
-from cifar.networks import build_network, whitening_filters
-from cifar.norms import build_norm
-from cifar.schema import LAYERS
+from cifar.config.schema import LAYERS
+from cifar.nn.networks import build_network, whitening_filters
+from cifar.nn.norms import build_norm
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 

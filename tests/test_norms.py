@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-import cifar.norms
-from cifar.norms import ActivatedNorm, NormGELU, NormReLU
+import cifar.nn.norms
+from cifar.nn.norms import ActivatedNorm, NormGELU, NormReLU
 
 PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
 KINDS = pytest.mark.parametrize(("kind", "activation"), [(NormReLU, nn.ReLU), (NormGELU, nn.GELU)])
@@ -13,7 +13,7 @@ KINDS = pytest.mark.parametrize(("kind", "activation"), [(NormReLU, nn.ReLU), (N
 
 @pytest.fixture(params=[2**20, 2**10], ids=["one chunk", "many chunks"], autouse=True)
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(cifar.norms, "CHUNK_FLOATS", request.param)
+    monkeypatch.setattr(cifar.nn.norms, "CHUNK_FLOATS", request.param)
 
 
 def both(kind: type[ActivatedNorm], activation: type[nn.Module]) -> tuple[ActivatedNorm, nn.Sequential]:

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifar.networks import build_network
-from cifar.optimizers import Muon, build_optimizers, orthogonalise
+from cifar.nn.networks import build_network
+from cifar.training.optimizers import Muon, build_optimizers, orthogonalise
 
 ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
 MUON = {"name": "muon", "momentum": 0.8, "nesterov": True, "weight_decay": 0.1, "filter_momentum": 0.6,

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar.console import InputError
-from cifar.params import check_params, load_params, read_yaml
-from cifar.schema import LAYERS, Params
+from cifar.config.params import check_params, load_params, read_yaml
+from cifar.config.schema import LAYERS, Params
+from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
 GOOD = read_yaml(ROOT / "params.yaml") | {
@@ -249,7 +249,8 @@ def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):
 )
 def test_a_stage_ends_with_that_line_and_status_1_and_no_traceback(content, line, tmp_path):
     (tmp_path / "params.yaml").write_text(content)
-    stage = "from cifar.console import run; from cifar.params import load_params; run(lambda: load_params('stats'))"
+    imports = "from cifar.config.params import load_params; from cifar.system.process import run"
+    stage = f"{imports}; run(lambda: load_params('stats'))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", stage], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", line)
@@ -292,7 +293,7 @@ def test_reading_an_undeclared_param_is_an_error_that_names_it_and_dvc_yaml(fold
 
 
 def test_the_layers_named_for_grad_cam_are_the_networks_own():
-    from cifar.networks import NETWORKS, build_network
+    from cifar.nn.networks import NETWORKS, build_network
 
     assert LAYERS.keys() == NETWORKS.keys()
     for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET, AIRNET):

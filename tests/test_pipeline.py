@@ -18,7 +18,7 @@ from dvc.utils.hydra import apply_overrides
 from projects import Project
 from safetensors.numpy import load_file
 
-from cifar.params import read_yaml
+from cifar.config.params import read_yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]

@@ -5,8 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from cifar.console import InputError
-from cifar.predictions import (
+from cifar.results.predictions import (
     Predictions,
     find_correct,
     find_mistakes,
@@ -15,6 +14,7 @@ from cifar.predictions import (
     save_mistakes,
     save_predictions,
 )
+from cifar.system.process import InputError
 
 
 def predict_with(confidences: list[float], predicted: list[int], labels: list[int]) -> Predictions:

@@ -13,9 +13,9 @@ import pytest
 from pixels import augmented
 from projects import TINY, create
 
-from cifar.augment import build_policy
-from cifar.params import read_yaml
-from cifar.schedules import plan
+from cifar.config.params import read_yaml
+from cifar.data.policy import build_policy
+from cifar.training.schedules import plan
 
 ROOT = Path(__file__).parents[1]
 SYSTEMS = ["eva4-s11", "eva4-s8", "eva5-s9", "eva6-s8", "resnet18-layernorm"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from cifar.schedules import exponential, one_cycle, plan, plateau, step_decay, triangular
+from cifar.training.schedules import exponential, one_cycle, plan, plateau, step_decay, triangular
 
 
 def torch_rates(make_scheduler, steps: int, lr: float, key: str = "lr") -> list[float]:

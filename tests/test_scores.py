@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 
-from cifar.console import InputError
-from cifar.scores import (
+from cifar.results.scores import (
     accuracy,
     class_accuracy,
     confidences,
@@ -19,6 +18,7 @@ from cifar.scores import (
     predicted_classes,
     top_k_accuracy,
 )
+from cifar.system.process import InputError
 
 
 def draw(count: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

@@ -7,8 +7,8 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cifar.data import load_classes, load_split
-from cifar.shapes import CLASSES, SHAPES, draw_split
+from cifar.data.shapes import CLASSES, SHAPES, draw_split
+from cifar.data.splits import load_classes, load_split
 from stages import download
 
 ROOT = Path(__file__).parents[1]

@@ -2,7 +2,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from cifar.sheets import draw_sheet
+from cifar.results.sheets import draw_sheet
 
 COLOURS = np.array([[230, 30, 30], [20, 200, 40], [30, 60, 240]], dtype=np.uint8)
 

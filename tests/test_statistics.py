@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar.data import Split
-from cifar.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.data.splits import Split
+from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
 
 CLASSES = [f"class{k}" for k in range(10)]
 
@@ -62,7 +62,7 @@ def test_samples_are_the_first_of_each_class():
     "CIFAR10_DIR" not in os.environ, reason="CIFAR10_DIR, the folder with the real CIFAR-10, is not set"
 )
 def test_statistics_of_the_real_training_images(tmp_path):
-    from cifar.cifar10 import find_dataset
+    from cifar.data.cifar10 import find_dataset
 
     dataset, *_ = find_dataset(tmp_path, os.environ["CIFAR10_DIR"], [])
     mean, std = channel_statistics(dataset.train.images)

@@ -9,8 +9,8 @@ import pytest
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
 
-from cifar.data import Split, hold_out, save_classes, save_split
-from cifar.params import read_yaml
+from cifar.config.params import read_yaml
+from cifar.data.splits import Split, hold_out, save_classes, save_split
 from stages import stats
 
 ROOT = Path(__file__).parents[1]

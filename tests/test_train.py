@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cifar.checkpoint import Checkpoints
-from cifar.console import InputError
-from cifar.data import Split, save_split
-from cifar.engine import Batch, build_trainer
-from cifar.filtering import build_filter
-from cifar.networks import build_network
-from cifar.params import read_yaml
-from cifar.schedules import Plan
+from cifar.config.params import read_yaml
+from cifar.data.splits import Batch, Split, save_split
+from cifar.nn.networks import build_network
+from cifar.system.process import InputError
+from cifar.training.checkpoint import Checkpoints
+from cifar.training.hardest import build_filter
+from cifar.training.schedules import Plan
+from cifar.training.trainer import build_trainer
 from stages.train import fit, load_images, summarise, summary
 
 ROOT = Path(__file__).parents[1]

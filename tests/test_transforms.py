@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cifar.augment import batched, build_policy
-from cifar.transforms import Draws, crop, cut_out, flip, pad
+from cifar.data.policy import batched, build_policy
+from cifar.data.transforms import Draws, crop, cut_out, flip, pad
 
 MEAN = [0.491400, 0.482158, 0.446531]
 

@@ -1,0 +1,63 @@
+"""Write the project modules that each stage imports into its `deps` in dvc.yaml; all else there stays as it is."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = "cifar", "stages"
+
+
+def main() -> None:
+    path = Path("dvc.yaml")
+    before = path.read_text(encoding="utf-8")
+    after = with_code_deps(before)
+    if before != after:
+        path.write_text(after, encoding="utf-8")
+    print("dvc.yaml: deps " + ("written anew" if before != after else "were up to date"))
+
+
+def with_code_deps(text: str) -> str:
+    """dvc.yaml's `text` with the `.py` entries of each stage's `deps` replaced by the modules that it imports.
+
+    The script and its package come first, then the modules in alphabetical order, then the artifacts in their order.
+    """
+
+    def renew(block: re.Match) -> str:
+        stage, head, entries = block["stage"], block["head"], block["entries"]
+        artifacts = [line for line in entries.splitlines(keepends=True) if not re.match(r" +- \S+\.py\b", line)]
+        scripts = [f"stages/{stage}.py", "stages/__init__.py"]
+        modules = [name for name in code_of(scripts) if name not in scripts]
+        return head + "".join(f"    - {name}\n" for name in [*scripts, *modules]) + "".join(artifacts)
+
+    stage_with_deps = r"(?P<head>^  (?P<stage>\w+):\n(?:    .*\n)*?    deps:\n)(?P<entries>(?:    - .*\n)+)"
+    return re.sub(stage_with_deps, renew, text, flags=re.MULTILINE)
+
+
+def code_of(scripts: list[str]) -> list[str]:
+    """The project's files that `scripts` import, lazily too, directly or through others; themselves included."""
+    found, ahead = set(), list(scripts)
+    while ahead:
+        path = ahead.pop()
+        if path not in found:
+            found.add(path)
+            ahead += imported_files(Path(path))
+    return sorted(found)
+
+
+def imported_files(path: Path) -> Iterator[str]:
+    """The files of the project's modules that the file at `path` names in an import."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            file = Path(*name.split(".")).with_suffix(".py")
+            if name.split(".")[0] in PACKAGES and file.is_file():
+                yield file.as_posix()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The data set as plain arrays, its split into training and validation, and the order of the batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cifar.system.files import check_checksums, missing, read_array, read_json, write_array, write_checksums, write_text
+from cifar.system.process import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor  # a second to import, and not every stage computes with it
+
+FOLDER = Path("data/dataset")
+
+
+class Split(NamedTuple):
+    """Images uint8 (N, 32, 32, 3) in RGB and labels uint8 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def take(self, index: np.ndarray) -> Split:
+        return Split(self.images[index], self.labels[index])
+
+
+class Batch(NamedTuple):
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,), on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+
+def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
+    """Write the split as <name>_images.npy and <name>_labels.npy, and their checksums as <name>.sha256."""
+    write_array(folder / f"{name}_images.npy", split.images)
+    write_array(folder / f"{name}_labels.npy", split.labels)
+    write_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
+
+
+def load_split(name: str, folder: Path = FOLDER) -> Split:
+    """The split `train` or `test`; raises InputError when a file is missing or its content is not as documented."""
+    images = read_array(folder / f"{name}_images.npy", "uint8", (None, 32, 32, 3))
+    labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
+    check_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
+    if len(images) == 0:
+        raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `dvc repro` again")
+    if labels.max() > 9:
+        raise InputError(
+            f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to 9; run `dvc repro` again"
+        )
+    return Split(images, labels)
+
+
+def save_classes(names: list[str], folder: Path = FOLDER) -> None:
+    write_text(folder / "classes.txt", "\n".join(names) + "\n")
+
+
+def load_classes(folder: Path = FOLDER) -> list[str]:
+    """The ten class names; the label is the line's number, from 0."""
+    path = folder / "classes.txt"
+    try:
+        names = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line ends too
+    except FileNotFoundError:
+        raise missing(path) from None
+    except UnicodeDecodeError:
+        names = []
+    if len(names) != 10 or len(set(names)) != 10:
+        raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `dvc repro` again")
+    return names
+
+
+def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices (N - val_size,) to train on and (val_size,) to validate on, both ascending.
+
+    Stratified: each class gives its share of `val_size`, to within one image (largest remainder).
+    """
+    random = np.random.default_rng([seed, 0x5EED])
+    counts = np.bincount(labels, minlength=10)
+    shares = counts * val_size / len(labels)
+    quota = np.floor(shares).astype(int)
+    quota[np.argsort(quota - shares, kind="stable")[: val_size - quota.sum()]] += 1
+    held = [random.permutation(np.flatnonzero(labels == k))[: quota[k]] for k in range(len(counts))]
+    val = np.sort(np.concatenate(held))
+    return np.setdiff1d(np.arange(len(labels)), val, assume_unique=True), val
+
+
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The indices 0 to count - 1 in an order drawn from (seed, epoch), cut into batches; the last may be smaller."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [order[start : start + batch_size] for start in range(0, count, batch_size)]
+
+
+def load_statistics(path: Path = Path("metrics/stats.json")) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the channels red, green and blue over the training pixels, in [0, 1]."""
+    values = read_json(path)
+    try:
+        mean, std = ([float(values[name][channel]) for channel in ("red", "green", "blue")] for name in ("mean", "std"))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path} lacks the channels' mean and std; run `dvc repro stats`") from None
+    if not are_statistics(mean, std):
+        raise InputError(f"{path} holds mean {mean} and std {std}, expected means in [0, 1] and deviations above 0")
+    return mean, std
+
+
+def are_statistics(mean: Sequence[float], std: Sequence[float]) -> bool:
+    """Can these be the means and standard deviations of values in [0, 1]?"""
+    return all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True))

@@ -1,0 +1,216 @@
+"""Networks: images (N, 3, 32, 32), normalised, to logits (N, 10)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar.config.schema import IMAGE_SIZE
+from cifar.nn.convolutions import Conv3x3
+from cifar.nn.norms import NormGELU, NormReLU, build_norm
+
+PATCH = 2  # pixels a side, of what AirNet's first layer whitens
+
+
+class Network(nn.Module):
+    """What training asks of a network beside its logits; most have nothing to say."""
+
+    def fit_to(self, images: Tensor) -> None:
+        """Set what training images (N, 3, 32, 32), normalised, decide before training."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze what is not to be trained in an epoch, counted from 0."""
+
+    def lr_factors(self) -> dict[Tensor, float]:
+        """How the learning rates of parameters that have one of their own stand to the schedule's."""
+        return {}
+
+
+class Residual(nn.Sequential):
+    """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
+
+    def __init__(self, width: int):
+        block = Conv3x3(width, width, bias=False), NormReLU(width)
+        again = Conv3x3(width, width, bias=False), NormReLU(width)
+        super().__init__(*block, *again)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + super().forward(x)
+
+
+def downsample(width_in: int, width: int) -> list[nn.Module]:
+    """Convolution, then pooling, then norm and ReLU: half the height and width."""
+    return [Conv3x3(width_in, width, bias=True, pool=2), NormReLU(width)]
+
+
+class CustomResNet(Network):
+    """The custom ResNet of eva4-s11: images (N, 3, 32, 32) to logits (N, 10), 6,574,090 parameters.
+
+    Nearly David Page's ResNet9 (cifar10-fast), from whom the scale of the logits comes.
+    """
+
+    def __init__(self, logit_scale: float):
+        super().__init__()
+        self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), NormReLU(64))
+        self.layer1 = nn.Sequential(*downsample(64, 128), Residual(128))
+        self.layer2 = nn.Sequential(*downsample(128, 256))
+        self.layer3 = nn.Sequential(*downsample(256, 512), Residual(512))
+        self.pool = nn.MaxPool2d(4)
+        self.linear = nn.Linear(512, 10)
+        self.logit_scale = logit_scale
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.prep(images)  # (N, 64, 32, 32)
+        x = self.layer1(x)  # (N, 128, 16, 16)
+        x = self.layer2(x)  # (N, 256, 8, 8)
+        x = self.layer3(x)  # (N, 512, 4, 4)
+        x = self.pool(x).flatten(1)  # (N, 512)
+        return self.linear(x) * self.logit_scale
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and what leads past them: He et al., "Deep Residual Learning" (2016), figure 2."""
+
+    def __init__(self, width_in: int, width: int, stride: int, norm: str):
+        super().__init__()
+        self.conv1 = Conv3x3(width_in, width, bias=False, stride=stride)
+        self.norm1 = build_norm(norm, width)
+        self.conv2 = Conv3x3(width, width, bias=False)
+        self.norm2 = build_norm(norm, width)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or width_in != width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(width_in, width, kernel_size=1, stride=stride, bias=False), build_norm(norm, width)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)), inplace=True)
+        return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
+
+
+class ResNet18(Network):
+    """ResNet18 for small images (N, 3, 32, 32): a 3x3 stem without pooling, four layers of two blocks, logits (N, 10).
+
+    `strides` are those of the four layers; `pool` is the side of the average pooling's window at the end. With batch
+    or layer norm 11,173,962 parameters when the pooling leaves one place, 11,189,322 when it leaves 2x2.
+    """
+
+    def __init__(self, norm: str, strides: Sequence[int], pool: int):
+        super().__init__()
+        self.prep = nn.Sequential(Conv3x3(3, 64, bias=False), build_norm(norm, 64), nn.ReLU(inplace=True))
+        width_in, size = 64, IMAGE_SIZE
+        for number, (width, stride) in enumerate(zip((64, 128, 256, 512), strides, strict=True), start=1):
+            blocks = BasicBlock(width_in, width, stride, norm), BasicBlock(width, width, 1, norm)
+            self.add_module(f"layer{number}", nn.Sequential(*blocks))
+            width_in, size = width, -(-size // stride)
+        self.pool = nn.AvgPool2d(pool)
+        self.linear = nn.Linear(512 * (size // pool) ** 2, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.prep(images)  # (N, 64, 32, 32)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512, H, H)
+        return self.linear(self.pool(x).flatten(1))
+
+
+class AirGroup(nn.Module):
+    """Convolution, pooling, norm and GELU, then `depth` - 1 further convolutions at the same width.
+
+    The norms have no weights, and each convolution starts as the identity on as many channels as come in. With a depth
+    of 3 the input of the last two is added to their output, before its GELU.
+    """
+
+    def __init__(self, width_in: int, width: int, depth: int, norm_momentum: float):
+        super().__init__()
+        first = Conv3x3(width_in, width, bias=False, pool=2)
+        self.convs = nn.ModuleList([first, *(Conv3x3(width, width, bias=False) for _ in range(depth - 1))])
+        last = nn.BatchNorm2d if depth > 2 else NormGELU
+        norms = [NormGELU] * (depth - 1) + [last]
+        self.norms = nn.ModuleList(norm(width, eps=1e-12, momentum=norm_momentum) for norm in norms)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            nn.init.dirac_(conv.weight.data[: conv.in_channels])
+            norm.weight.requires_grad = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = first = self.norms[0](self.convs[0](x))
+        for conv, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            x = norm(conv(x))
+        return F.gelu(x + first) if len(self.convs) > 2 else x
+
+
+class AirNet(Network):
+    """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
+
+    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels (`fit_to`) and is not trained
+    but for its bias. `whitening_bias` says where that starts (`start`: zero, or random as PyTorch's convolutions), for
+    how many of the first epochs it is trained (`epochs`), and how its learning rate stands to the schedule's
+    (`lr_factor`, see `build_optimizers`). `widths` are those of the three groups. airbench94 is (64, 256, 256) with a
+    depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more the norms' weights; airbench96 is
+    (128, 512, 512) with 3 and, as its source had it last, (128, 384, 512).
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        depth: int,
+        norm_momentum: float,
+        logit_scale: float,
+        whitening_bias: dict[str, Any],
+    ):
+        super().__init__()
+        self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
+        self.prep[0].weight.requires_grad = False
+        if whitening_bias["start"] == "zero":
+            nn.init.zeros_(self.prep[0].bias)
+        width_in = self.prep[0].out_channels
+        for number, width in enumerate(widths, start=1):
+            self.add_module(f"layer{number}", AirGroup(width_in, width, depth, norm_momentum))
+            width_in = width
+        self.pool = nn.MaxPool2d(3)
+        self.linear = nn.Linear(width_in, 10, bias=False)
+        self.logit_scale, self.whitening_bias = logit_scale, whitening_bias
+        self.begin_epoch(0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.prep(images)  # (N, 24, 31, 31)
+        x = self.layer3(self.layer2(self.layer1(x)))  # 15, 7 and then 3 a side
+        return self.linear(self.pool(x).flatten(1)) * self.logit_scale
+
+    def fit_to(self, images: Tensor) -> None:
+        """Set the first layer's filters: see `whitening_filters`."""
+        with torch.no_grad():
+            self.prep[0].weight.copy_(whitening_filters(images))
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Freeze the first layer's bias but in the epochs for which it is to be trained."""
+        self.prep[0].bias.requires_grad = epoch < self.whitening_bias["epochs"]
+
+    def lr_factors(self) -> dict[Tensor, float]:
+        return {self.prep[0].bias: self.whitening_bias["lr_factor"]}
+
+
+def whitening_filters(images: Tensor) -> Tensor:
+    """Filters (24, 3, 2, 2) whose outputs are uncorrelated and of unit size over the patches of images (N, 3, H, W).
+
+    They are the eigenvectors of the patches' covariance, each divided by the root of its eigenvalue (and of a little
+    more, lest it blow up noise), and their negatives. Page, "How to Train Your ResNet 8" (2019); the form is
+    airbench94's.
+    """
+    patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (N, 3, H-1, W-1, 2, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2)
+    eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = (eigenvectors / torch.sqrt(eigenvalues + 5e-4)).T.reshape(-1, 3, PATCH, PATCH)
+    return torch.cat([filters, -filters])
+
+
+NETWORKS = {"airnet": AirNet, "custom_resnet": CustomResNet, "resnet18": ResNet18}
+
+
+def build_network(spec: dict[str, Any], seed: int) -> Network:
+    """The network that `spec` names (its other keys: arguments), initialised from `seed`."""
+    arguments = dict(spec)
+    network = NETWORKS[arguments.pop("name")]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return network(**arguments).to(memory_format=torch.channels_last)

@@ -1,0 +1,206 @@
+"""What a person sees: one line for what they could have caused, everything for a bug."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cifar.system.process import InputError, is_terminal, one_line, progress, run
+
+ROOT = Path(__file__).parents[1]
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("batch_size is 0,\n  it must be above 0"), "error: batch_size is 0, it must be above 0\n"),
+        (
+            FileNotFoundError(2, "No such file or directory", "data/x.npy"),
+            "error: data/x.npy: No such file or directory\n",
+        ),
+        (OSError(28, "No space left on device"), "error: No space left on device\n"),
+        (OSError("disk on fire"), "error: disk on fire\n"),
+    ],
+)
+def test_what_a_person_could_have_caused_is_one_line_and_status_1(error, line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(raising(error))
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == line
+
+
+WORKING = """
+import sys, time
+from cifar.system.process import run
+
+def main():
+    try:
+        print("working", flush=True)
+        while True:
+            time.sleep(0.01)
+    finally:
+        print("cleaned up", flush=True)
+
+run(main)
+"""
+
+
+def start(*before: str, program: str = WORKING) -> subprocess.Popen:
+    """A process that works until it is told to end, and has begun to; `before` are the words that start it."""
+    command = [*before, sys.executable, "-c", program]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "working\n"
+    return process
+
+
+@pytest.mark.parametrize(("arguments", "next_move"), [
+    ("main", "`dvc repro` takes it up again"),
+    ("main, 'nothing is lost'", "nothing is lost"),
+])  # fmt: skip
+@pytest.mark.parametrize(
+    ("number", "word", "status"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143)]
+)
+def test_ctrl_c_and_sigterm_end_in_one_line_and_the_status_of_the_signal(number, word, status, arguments, next_move):
+    process = start(program=WORKING.replace("run(main)", f"run({arguments})"))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("cleaned up\n", f"{word}; {next_move}\n", status)
+
+
+IMPORTING = """
+import os, signal, sys
+def strike(event, args):
+    if event == "import" and args[0] == "torch":
+        os.kill(os.getpid(), int(os.environ["STRIKE"]))
+sys.addaudithook(strike)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "word", "status"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143)]
+)
+def test_so_it_is_while_a_stage_is_still_importing(tmp_path, number, word, status):
+    (tmp_path / "sitecustomize.py").write_text(IMPORTING)
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "STRIKE": str(int(number))}
+    command = [sys.executable, "-m", "stages.train"]
+    ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (ended.stderr, ended.returncode) == (f"{word}; `dvc repro` takes it up again\n", status)
+
+
+STUBBORN = """
+import time
+from cifar.system import process
+
+def main():
+    print("working", flush=True)
+    while True:
+        try:
+            time.sleep(0.01)
+        except BaseException:
+            pass
+
+console.GRACE = 0.5
+console.run(main, "nothing is lost")
+"""
+
+
+def test_what_swallows_the_interruption_is_cut_short():
+    process = start(program=STUBBORN)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (err, process.returncode) == ("interrupted; nothing is lost\n", 130)
+
+
+def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train")
+    # The parent is a shell that, unlike DVC, waits with a child that it does not become.
+    shell = start("sh", "-c", '"$@"; exit $?', "sh")
+    shell.kill()
+    out, err = shell.communicate(timeout=20)  # the pipes close when the child has ended
+    assert (out, err) == ("cleaned up\n", "stopped, since dvc has ended; `dvc repro` takes it up again\n")
+
+
+WRITING_LATE = """
+import os, time
+from pathlib import Path
+from cifar.system import process
+from cifar.system.files import write_text
+
+def main():
+    print("working", flush=True)
+    while os.getppid() == console.PARENT:
+        time.sleep(0.01)
+    write_text("artifact.txt", "of the old run")
+
+console.POLL = 60  # it will not notice by itself in time
+console.run(main)
+"""
+
+
+def test_a_stage_whose_dvc_is_killed_writes_nothing_over_a_newer_runs_files(monkeypatch, tmp_path):
+    monkeypatch.setenv("DVC_STAGE", "evaluate")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(tmp_path)
+    shell = start("sh", "-c", '"$@"; exit $?', "sh", program=WRITING_LATE)
+    (tmp_path / "artifact.txt").write_text("of the newer run")
+    shell.kill()
+    _, err = shell.communicate(timeout=20)
+    assert err == "stopped, since dvc has ended; `dvc repro` takes it up again\n"
+    assert (tmp_path / "artifact.txt").read_text() == "of the newer run"
+    assert os.listdir(tmp_path) == ["artifact.txt"]
+
+
+def test_afterwards_signals_mean_what_they_did_before():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    run(lambda: None)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(raising(ZeroDivisionError()))
+
+
+def test_cifar_traceback_shows_where_an_input_error_came_from(monkeypatch):
+    monkeypatch.setenv("CIFAR_TRACEBACK", "1")
+    with pytest.raises(InputError):
+        run(raising(InputError("wrong")))
+
+
+def test_a_main_that_succeeds_says_nothing(capsys):
+    run(lambda: None)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_line_has_no_line_breaks():
+    assert one_line(ValueError("a\n\tb\r\n c")) == "a b c"
+
+
+def test_progress_is_silent_without_a_terminal():
+    counted = "from cifar.system.process import progress; print(sum(progress(range(4), 4, 'count', 'number')))"
+    ended = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True)
+    assert (ended.stdout, ended.stderr) == ("6\n", "")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_draws_on_a_terminal(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert is_terminal()
+    assert list(progress(range(4), 4, "count", "number", file=terminal, mininterval=0)) == [0, 1, 2, 3]
+    assert "count" in terminal.getvalue() and "4/4" in terminal.getvalue()

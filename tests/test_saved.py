@@ -1,0 +1,138 @@
+"""A trained model on disk: what is loaded is what was saved, and nothing else is taken for it."""
+
+import hashlib
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from cifar.nn.networks import build_network
+from cifar.nn.saved import Model, load_model, save_model
+from cifar.system.process import InputError
+
+SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+CLASSES = [f"class{k}" for k in range(10)]
+
+
+def network() -> torch.nn.Module:
+    """In eval mode, with statistics of some batch."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        built = build_network(SPEC, seed=0)
+        built(torch.randn(8, 3, 32, 32))
+    return built.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=folder)
+    return folder
+
+
+@pytest.fixture
+def copied(saved, tmp_path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "models"))
+
+
+def test_a_loaded_model_gives_equal_logits(saved, images):
+    model = load_model(saved)
+    assert not any(module.training for module in model.network.modules())
+    assert model[1:] == (MEAN, STD, CLASSES)
+    with torch.no_grad():
+        assert torch.equal(model.network(images), network()(images))
+
+
+def test_a_model_saved_twice_has_equal_bytes(saved, tmp_path):
+    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=tmp_path)
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_the_card_holds_what_the_weights_do_not(saved):
+    assert json.loads((saved / "model.json").read_text()) == {
+        "network": SPEC,
+        "mean": MEAN,
+        "std": STD,
+        "classes": CLASSES,
+        "sha256": hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest(),
+        "environment": {"threads": 2},
+    }
+
+
+@pytest.mark.parametrize("name", ["model.json", "model.safetensors"])
+def test_a_missing_file_is_named(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing; run `dvc repro`"):
+        load_model(copied)
+
+
+def replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Put others into the folder, with a card that says they are the right ones."""
+    save_file(weights, folder / "model.safetensors")
+    card = json.loads((folder / "model.json").read_text())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "model.json").write_text(json.dumps(card | {"sha256": digest}))
+
+
+def test_damaged_weights_are_refused(copied):
+    path = copied / "model.safetensors"
+    whole = path.read_bytes()
+    for content in (b"", whole[:5], whole[:1000], whole[:-1], b"\xff" * 100, b"hello" + whole):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `dvc repro train`"):
+            load_model(copied)
+
+
+def test_another_networks_weights_are_refused(copied):
+    weights = load_file(copied / "model.safetensors")
+    narrow = weights | {"prep.0.bias": torch.zeros(32)}
+    fewer = {name: value for name, value in weights.items() if name != "linear.bias"}
+    for other in ({"weight": torch.zeros(3)}, narrow, fewer, weights | {"extra": torch.zeros(1)}):
+        replace_weights(copied, other)
+        with pytest.raises(InputError, match="model.safetensors does not fit .*model.json; delete both and run"):
+            load_model(copied)
+
+
+def test_one_flipped_bit_in_the_weights_is_noticed(copied):
+    content = bytearray((copied / "model.safetensors").read_bytes())
+    content[-5] ^= 4
+    (copied / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match="model.safetensors is damaged or of another training"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(copied, value):
+    weights = load_file(copied / "model.safetensors")
+    weights["layer2.1.running_var"][3] = value
+    replace_weights(copied, weights)
+    with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
+        load_model(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"network": {"name": "vgg"}},
+        {"network": {"name": "custom_resnet"}},
+        {"network": SPEC | {"width": 3}},
+        {"network": None},
+    ],
+)
+def test_a_card_of_another_network_is_refused(copied, change):
+    card = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps(card | change))
+    with pytest.raises(InputError, match="does not fit .*model.json"):
+        load_model(copied)
