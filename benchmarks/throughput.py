@@ -95,7 +95,7 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
 
 
 def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it, but without an average of the weights and without a filter."""
+    """The pipeline's trainer, as stages/train.py builds it, but without an average and a filter."""
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss,
         average=NoAverage(name="none"), filter=NoFilter(name="none"),

@@ -155,8 +155,8 @@ WRONG_PARAMS = [
     ),
     ({"average__name": "swa"}, "average.name is 'swa', allowed: 'none', 'ema', 'lookahead'"),
     ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
-    ({"filter": None}, "filter is None, it must be a valid dictionary or object to extract fields from"),
-    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be a valid dictionary or instance of AirNet"),
+    ({"filter": None}, "filter is None, it must be keys with values"),
+    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be keys with values"),
     ({"filter": PROXY | {"model": RESNET}}, "filter.model.name is 'resnet18', it must be 'airnet'"),
     (
         {"schedule__name": "cosine"},

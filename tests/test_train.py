@@ -126,11 +126,13 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
 
 
 # Of the convolutions, by hand: 9 products for each pair of channels and each place of the output, before pooling.
-CUSTOM_RESNET = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
-AIRNET = 9 * (24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2)
+RESNET_PRODUCTS = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
+AIRNET_PRODUCTS = 9 * (
+    24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2
+)
 WORK = {  # and the number of parameters
-    "params": (CUSTOM_RESNET + 9 * 2 * 512**2 * 4**2, "6,574,090"),
-    "recipes/fast": (12 * 24 * 31**2 + AIRNET, "1,972,792"),
+    "params": (RESNET_PRODUCTS + 9 * 2 * 512**2 * 4**2, "6,574,090"),
+    "recipes/fast": (12 * 24 * 31**2 + AIRNET_PRODUCTS, "1,972,792"),
 }
 
 

@@ -1,4 +1,7 @@
-"""The schema of params.yaml: which keys there are, which values they take, and which go together."""
+"""The schema of params.yaml: its keys, their values, and which values fit together.
+
+A section whose name would be that of a class elsewhere ends in Spec: `AirNetSpec` describes the network `AirNet`.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +17,7 @@ LAYERS = {  # where Grad-CAM can look, shallow to deep
 
 
 class Section(BaseModel):
-    """A mapping of known keys; YAML's own types, so that no 'no' becomes False and no '1e-3' a word."""
+    """A mapping with known keys. Values must have the right YAML type: nothing is converted, except int to float."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -84,7 +87,7 @@ class ResNet18Spec(Section):
 
 
 class TransformSpec(Section):
-    """An Albumentations transform by name; `cifar.data.policy` checks its arguments, which are the other keys."""
+    """An Albumentations transform by name. The other keys are its arguments, which `cifar.data.policy` checks."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -126,12 +129,12 @@ class AdamSpec(Section):
 
     @property
     def momentum(self) -> float:
-        """What plays its part: the weight of the past in the average of the gradients."""
+        """beta1 is Adam's momentum: the weight of the past in its average of the gradients."""
         return self.beta1
 
 
 class MuonSpec(SGDSpec):
-    """Muon for the convolutions' filters, and SGD for all else."""
+    """Muon for the filters of the convolutions, SGD for all other parameters."""
 
     name: Literal["muon"]
     filter_momentum: Fraction
@@ -226,7 +229,7 @@ AverageSpec = Annotated[NoAverage | ExponentialAverage | Lookahead, Field(discri
 
 
 class Params(Section):
-    """All of params.yaml. What each key means stands beside it there."""
+    """All of params.yaml; the comments there say what each key means."""
 
     dataset: Literal["cifar10", "shapes"]
     mirrors: list[Url]

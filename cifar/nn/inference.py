@@ -25,7 +25,7 @@ def predict(
     augmentation: str = "none",
     batch_size: int = 500,
 ) -> np.ndarray:
-    """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), computed in eval mode; then the network's mode is restored.
+    """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; afterwards the network's mode is restored.
 
     With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`.
     """

@@ -99,7 +99,7 @@ class Checkpoints:
         return checkpoint["state"]
 
     def discard(self) -> None:
-        """Delete the checkpoints of this training, which is complete, in every environment that trained a part of it."""
+        """Delete all checkpoints of this complete training, also those from other environments."""
         for environment in [self.environment, *(part["environment"] for part in self.trained_on)]:
             shutil.rmtree(self.folder.with_name(self._name(environment)), ignore_errors=True)
 
