@@ -37,7 +37,7 @@ def main() -> None:
             f"the model tells {', '.join(model.classes)} apart, not the test images' classes; run `dvc repro`"
         )
 
-    logits_of = partial(predict, model.network.to(pick_device()), images, model.mean, model.std)
+    logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits = logits_of()
     predictions = predicted_classes(logits)
 

@@ -44,17 +44,17 @@ def main() -> None:
             f"true: {model.classes[label]}\npredicted: {model.classes[guess]}"
             for label, guess in zip(labels, predicted, strict=True)
         ]
-        draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions)
+        draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions)
 
 
 def draw_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
     """Strips uint8 (N, H, W', 3): each image, and beside it for each layer the heatmap of its class in `targets`."""
-    inputs = normalise(torch.from_numpy(images), model.mean, model.std)
+    inputs = normalise(torch.from_numpy(images), model.statistics)
     classes = torch.from_numpy(targets).long()
     gap = np.full_like(images[:, :, :1], 255)
     strip = [images]
     for layer in settings.layers:
-        strip += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, settings.method))]
+        strip += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, method=settings.method))]
     return np.concatenate(strip, axis=2)
 
 

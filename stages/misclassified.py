@@ -40,7 +40,9 @@ def main() -> None:
                 labels[shown], predictions.predictions[shown], predictions.confidences()[shown], strict=True
             )
         ]
-        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, f"{len(shown)} of {len(index)} {what}", captions)
+        draw_sheet(
+            FOLDER / f"{name}.png", images[shown], COLUMNS, f"{len(shown)} of {len(index)} {what}", captions=captions
+        )
     for row in pairs.head(3).itertuples():
         print(f"{row.images} of {row.of} images of {row.actual} taken for {row.predicted}")
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, method: str) -> np.ndarray:
+def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, *, method: str) -> np.ndarray:
     """Heatmaps float32 (N, H, W) in [0, 1] of what in `layer` raises the logits of the classes `targets` (N,).
 
     `images` float32 (N, C, H, W) are normalised; the network is in eval mode, its parameters' gradients stay untouched.

@@ -24,6 +24,7 @@ def draw_sheet(
     images: np.ndarray,
     columns: int,
     title: str,
+    *,
     captions: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
 ) -> None:
