@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pixels import augmented
 
 from cifar.config.params import check_params, read_yaml
-from cifar.data.policy import _transforms, augment_batch, build_policy
+from cifar.data.policy import augment_batch, build_policy, known_transforms
 from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -164,8 +164,8 @@ values = st.recursive(
 @st.composite
 def policies(draw) -> list[tuple[str, dict]]:
     """Up to two of Albumentations' transforms, with some of their own arguments, of any value."""
-    names = draw(st.lists(st.sampled_from(sorted(_transforms())), min_size=1, max_size=2))
-    arguments = [st.sampled_from([*inspect.signature(_transforms()[name]).parameters, "p"]) for name in names]
+    names = draw(st.lists(st.sampled_from(sorted(known_transforms())), min_size=1, max_size=2))
+    arguments = [st.sampled_from([*inspect.signature(known_transforms()[name]).parameters, "p"]) for name in names]
     return [
         (name, draw(st.dictionaries(keys, values, max_size=3))) for name, keys in zip(names, arguments, strict=True)
     ]
