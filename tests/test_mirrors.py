@@ -8,7 +8,7 @@ import threading
 import pytest
 from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, contents, md5, pack, put
 
-from cifar.data.cifar10 import find_dataset
+from cifar.data.archive import find_dataset
 from cifar.system.process import InputError
 
 IMPATIENT = (0.5, 0.5)  # seconds to connect, and without a byte
@@ -94,25 +94,25 @@ def server():
 
 def test_raw_comes_first_then_the_variable_then_the_mirrors(tmp_path, raw, server):
     mirrors = [f"{server.url}/ranges"]
-    _, source, _ = find_dataset(raw, None, mirrors, TINY)
+    _, source, _ = find_dataset(raw, None, mirrors, published=TINY)
     assert source == mirrors[0]
 
     put(tmp_path / "elsewhere", FILES)
-    (raw / TINY.filename).unlink()
-    _, source, passed_over = find_dataset(raw, str(tmp_path / "elsewhere"), mirrors, TINY)
+    (raw / TINY.archive).unlink()
+    _, source, passed_over = find_dataset(raw, str(tmp_path / "elsewhere"), mirrors, published=TINY)
     assert source == f"CIFAR10_DIR={tmp_path / 'elsewhere'}"
     assert passed_over == [f"{raw} (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"]
 
     put(raw, FILES)
-    _, source, passed_over = find_dataset(raw, str(tmp_path / "elsewhere"), mirrors, TINY)
+    _, source, passed_over = find_dataset(raw, str(tmp_path / "elsewhere"), mirrors, published=TINY)
     assert (source, passed_over) == (str(raw), [])
     assert len(server.seen) == 1
 
 
 def test_the_archive_in_raw_stands_in_for_damaged_batches(raw):
     put(raw, FILES | {"test_batch": b"damaged"})
-    (raw / TINY.filename).write_bytes(ARCHIVE)
-    dataset, source, _ = find_dataset(raw, None, [], TINY)
+    (raw / TINY.archive).write_bytes(ARCHIVE)
+    dataset, source, _ = find_dataset(raw, None, [], published=TINY)
     assert source == str(raw)
     assert_is_tiny(dataset)
 
@@ -122,10 +122,10 @@ def test_the_folder_of_the_variable_is_only_read(tmp_path, raw, is_packed):
     elsewhere = tmp_path / "elsewhere"
     put(elsewhere, {} if is_packed else FILES)
     if is_packed:
-        (elsewhere / TINY.base_folder).rmdir()
-        (elsewhere / TINY.filename).write_bytes(ARCHIVE)
+        (elsewhere / TINY.folder).rmdir()
+        (elsewhere / TINY.archive).write_bytes(ARCHIVE)
     before = contents(elsewhere)
-    dataset, *_ = find_dataset(raw, str(elsewhere), [], TINY)
+    dataset, *_ = find_dataset(raw, str(elsewhere), [], published=TINY)
     assert_is_tiny(dataset)
     assert contents(elsewhere) == before
 
@@ -134,7 +134,7 @@ def test_when_nothing_works_one_line_says_what_was_tried_and_the_three_ways_out(
     put(raw, FILES | {"test_batch": b"damaged"})
     mirrors = [f"{server.url}/gone", f"{server.url}/page"]
     with pytest.raises(InputError) as caught:
-        find_dataset(raw, str(tmp_path / "nowhere"), mirrors, TINY)
+        find_dataset(raw, str(tmp_path / "nowhere"), mirrors, published=TINY)
     message = str(caught.value)
     for told in (
         f"{raw} (cifar-10-batches-py: test_batch has 7 bytes with md5 {md5(b'damaged')}",
@@ -154,37 +154,37 @@ def test_when_nothing_works_one_line_says_what_was_tried_and_the_three_ways_out(
 
 @pytest.mark.parametrize("path", ["/ranges", "/whole", "/zipped"])
 def test_a_download_is_kept_in_raw(raw, server, path):
-    dataset, *_ = find_dataset(raw, None, [f"{server.url}{path}"], TINY)
+    dataset, *_ = find_dataset(raw, None, [f"{server.url}{path}"], published=TINY)
     assert_is_tiny(dataset)
-    assert contents(raw) == {TINY.filename: ARCHIVE}
+    assert contents(raw) == {TINY.archive: ARCHIVE}
 
 
 @pytest.mark.parametrize(("path", "begun"), [("/ranges", 100_000), ("/whole", 100_000), ("/ranges", len(ARCHIVE))])
 def test_a_partial_file_is_continued_or_begun_again(raw, server, path, begun):
     raw.mkdir()
-    (raw / f"{TINY.filename}.part").write_bytes(ARCHIVE[:begun])
-    dataset, *_ = find_dataset(raw, None, [f"{server.url}{path}"], TINY)
+    (raw / f"{TINY.archive}.part").write_bytes(ARCHIVE[:begun])
+    dataset, *_ = find_dataset(raw, None, [f"{server.url}{path}"], published=TINY)
     assert_is_tiny(dataset)
-    assert contents(raw) == {TINY.filename: ARCHIVE}
+    assert contents(raw) == {TINY.archive: ARCHIVE}
     assert server.seen == [(path, f"bytes={begun}-")]
 
 
 @pytest.mark.parametrize("begun", [bytes(100_000), bytes(len(ARCHIVE) + 1)], ids=["shorter", "longer"])
 def test_a_partial_file_of_something_else_is_begun_again(raw, server, begun):
     raw.mkdir()
-    (raw / f"{TINY.filename}.part").write_bytes(begun)
-    find_dataset(raw, None, [f"{server.url}/ranges"], TINY)
-    assert contents(raw) == {TINY.filename: ARCHIVE}
+    (raw / f"{TINY.archive}.part").write_bytes(begun)
+    find_dataset(raw, None, [f"{server.url}/ranges"], published=TINY)
+    assert contents(raw) == {TINY.archive: ARCHIVE}
     assert server.seen == [("/ranges", f"bytes={len(begun)}-"), ("/ranges", None)]
 
 
 def test_what_came_before_a_connection_broke_is_kept_for_the_next_mirror_or_run(raw, server):
     half = len(ARCHIVE) // 2
     with pytest.raises(InputError, match=f"the connection broke off, {half} bytes are kept for the next try"):
-        find_dataset(raw, None, [f"{server.url}/half"], TINY)
-    assert contents(raw) == {f"{TINY.filename}.part": ARCHIVE[:half]}
+        find_dataset(raw, None, [f"{server.url}/half"], published=TINY)
+    assert contents(raw) == {f"{TINY.archive}.part": ARCHIVE[:half]}
 
-    dataset, source, _ = find_dataset(raw, None, [f"{server.url}/half", f"{server.url}/ranges"], TINY)
+    dataset, source, _ = find_dataset(raw, None, [f"{server.url}/half", f"{server.url}/ranges"], published=TINY)
     assert_is_tiny(dataset)
     assert source == f"{server.url}/ranges"
     assert server.seen[-1] == ("/ranges", f"bytes={half}-")
@@ -192,15 +192,15 @@ def test_what_came_before_a_connection_broke_is_kept_for_the_next_mirror_or_run(
 
 def test_another_file_under_the_name_is_thrown_away_and_the_next_mirror_tried(raw, server):
     mirrors = [f"{server.url}/{path}" for path in ("gone", "page", "other", "ranges")]
-    dataset, source, passed_over = find_dataset(raw, None, mirrors, TINY)
+    dataset, source, passed_over = find_dataset(raw, None, mirrors, published=TINY)
     assert_is_tiny(dataset)
     assert source == mirrors[-1]
     assert "published is" in passed_over[-1]
-    assert contents(raw) == {TINY.filename: ARCHIVE}
+    assert contents(raw) == {TINY.archive: ARCHIVE}
 
 
 def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
-    dataset, *_ = find_dataset(raw, None, [f"{server.url}/resets"], TINY)
+    dataset, *_ = find_dataset(raw, None, [f"{server.url}/resets"], published=TINY)
     assert_is_tiny(dataset)
     assert [wanted for _, wanted in server.seen] == [None, "bytes=100000-", "bytes=200000-"]
 
@@ -219,11 +219,11 @@ def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
 )
 def test_a_server_that_never_delivers_is_given_up(raw, server, path, reason):
     with pytest.raises(InputError, match=reason):
-        find_dataset(raw, None, [f"{server.url}{path}"], TINY, IMPATIENT)
+        find_dataset(raw, None, [f"{server.url}{path}"], published=TINY, timeout=IMPATIENT)
 
 
 def test_a_server_that_is_not_there_is_given_up(raw):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/"
     with pytest.raises(InputError, match=r"\(no connection: Connection refused\)"):
-        find_dataset(raw, None, [url], TINY, IMPATIENT)
+        find_dataset(raw, None, [url], published=TINY, timeout=IMPATIENT)
