@@ -78,7 +78,7 @@ def main() -> None:
     limit = matrix_product_flops(trainer.precision, trainer.device)
     flops = flops_an_image(trainer)
     policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
-    batches = feed(split, policy, trainer.device, params.batch_size, seed=0)(0)
+    batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
     for _ in range(2):
         trainer.step(next(batches), 0.01).tolist()
 

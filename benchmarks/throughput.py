@@ -108,7 +108,7 @@ def our_training(split: Split, params: Params) -> Callable[[int], None]:
     policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    batches = feed(split, policy, trainer.device, params.batch_size, seed=0)(0)
+    batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
 
     def train(steps: int) -> None:
         for _ in train_epoch(trainer, islice(batches, steps), [0.01] * steps, [0.9] * steps, first_step=0):

@@ -33,7 +33,7 @@ def main() -> None:
 
     test = params.lr_find
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
-    batches_of = feed(train, policy, trainer.device, params.batch_size, params.seed)
+    batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     endless = (batch for epoch in count() for batch in batches_of(epoch))
     batches = progress(endless, test.steps, "range test", "step")
     curve = sweep(trainer, batches, lrs, test.smoothing, test.stop_factor)

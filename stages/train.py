@@ -55,7 +55,7 @@ def main() -> None:
     average = build_average(trainer.network, specs["average"], steps=math.prod(shape))
     trainer = trainer._replace(average=average)
     machine = environment(trainer.device, trainer.precision, params.deterministic)
-    batches = feed(train, policy, trainer.device, params.batch_size, params.seed)
+    batches = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     lr_min, lr_max = learning_rates(params)
     schedule = partial(plan, params.schedule.model_dump(), shape, lr_min, lr_max, params.optimizer.momentum)
 

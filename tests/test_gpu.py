@@ -118,7 +118,7 @@ def test_batches_are_made_where_the_images_lie(gpu, transforms):
     policy = build_policy(transforms, MEAN)
     assert policy.is_batched
     with gpu():
-        batches = EpochBatches(blank_batch(GPU), policy, 20, 0, 1)
+        batches = EpochBatches(blank_batch(GPU), policy, 1, batch_size=20, seed=0)
         for size, batch in zip((20, 12), (batches[0], batches[1]), strict=True):
             assert batch.images.device == batch.labels.device == GPU
             assert batch.images.shape == (size, 32, 32, 3) and batch.images.dtype == torch.uint8

@@ -170,7 +170,7 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     loss = {"name": "cross_entropy", "label_smoothing": 0.1}
     specs = {"model": network, "optimizer": sgd, "loss": loss}
     trainer = build_trainer(specs, "all", 1.0, 0.0, MEAN, STD, "auto", 0, train.images)
-    batches = feed(train, build_policy([], MEAN), trainer.device, 64, seed=0)(0)
+    batches = feed(train, build_policy([], MEAN), trainer.device, batch_size=64, seed=0)(0)
     list(train_epoch(trainer, batches, one_cycle(50, 20, "linear", 0.01, 0.1, 0.01), [0.9] * 50, 0))
     return trainer, test.images, masks
 
