@@ -1,7 +1,7 @@
 """Look at the data set before training on it.
 
-Reads data/dataset/. Writes the mean and standard deviation of the training pixels, by which networks normalise; counts of
-classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
+Reads data/dataset/. Writes the mean and standard deviation of the training pixels, by which networks normalise; counts
+of classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
 """
 
 from pathlib import Path

@@ -1,6 +1,9 @@
 """The augmentation policy: its names, its arguments, its draws."""
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +154,22 @@ def test_alternating_flips_go_by_image_not_by_place_in_the_batch(images):
     policy, index = build_policy([("AlternatingFlip", {})], MEAN), np.array([7, 3, 30])
     found = augment_batch(policy, torch.from_numpy(images[index]), index, (0, 1, 5))
     assert np.array_equal(found.numpy(), augmented(policy, images, (0, 1, 0))[index])
+
+
+FRESH = """
+import os, sys
+import cifar.data.policy as policy, cv2
+assert "NO_ALBUMENTATIONS_UPDATE" not in os.environ and "albumentations" not in sys.modules
+assert cv2.getNumThreads() == 2
+policy.build_policy([("Rotate", {})], [0.5] * 3)
+assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1" and cv2.getNumThreads() == 1
+"""
+
+
+def test_importing_does_nothing_and_building_a_policy_neither_asks_the_network_nor_starts_threads():
+    environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
+    environment["OPENCV_FOR_THREADS_NUM"] = "2"  # as on a machine of two processors
+    subprocess.run([sys.executable, "-c", FRESH], cwd=ROOT, env=environment, check=True)
 
 
 values = st.recursive(
