@@ -1,6 +1,7 @@
 """CIFAR-10 as its authors publish it: found on disk or downloaded, checked by its md5, and only then unpickled."""
 
 import io
+import os
 import pickle
 import tarfile
 import zlib
@@ -12,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cifar.data.download import TIMEOUT, Unusable, check_md5, fetch
+from cifar.data.download import LIMITS, Limits, Unusable, check_md5, fetch
 from cifar.data.splits import Split
-from cifar.system.process import InputError, one_line
+from cifar.system.process import InputError, one_line, printable
 
 LARGEST = 2**26  # bytes of a file in the archive; the batches have 31 million
+LONGEST = 300  # characters about one source in a message
 
 
 class Dataset(NamedTuple):
@@ -64,7 +66,7 @@ def find_dataset(
     mirrors: list[str],
     *,
     published: Published = CIFAR10,
-    timeout: tuple[float, float] = TIMEOUT,
+    limits: Limits = LIMITS,
 ) -> tuple[Dataset, str, list[str]]:
     """The data set from the first intact copy, where that copy is, and why each earlier source was passed over.
 
@@ -75,13 +77,13 @@ def find_dataset(
     if cifar10_dir:
         sources[f"CIFAR10_DIR={cifar10_dir}"] = partial(load_folder, Path(cifar10_dir), published)
     for url in mirrors:
-        sources[url] = partial(load_mirror, url, raw, published, timeout)
+        sources[url] = partial(load_mirror, url, raw, published, limits)
     reasons = []
     for source, load in sources.items():
         try:
-            return load(), source, reasons
+            return load(), printable(source, LONGEST), reasons
         except (Unusable, OSError) as error:
-            reasons.append(f"{source} ({one_line(error)})")
+            reasons.append(printable(f"{source} ({one_line(error)})", LONGEST))
     raise InputError(
         f"no intact copy of CIFAR-10 found; tried {', '.join(reasons)}; "
         f"put {published.archive} into {raw}/, or set CIFAR10_DIR to a folder that holds it, "
@@ -89,14 +91,16 @@ def find_dataset(
     )
 
 
-def load_mirror(url: str, raw: Path, published: Published, timeout: tuple[float, float]) -> Dataset:
+def load_mirror(url: str, raw: Path, published: Published, limits: Limits) -> Dataset:
     raw.mkdir(parents=True, exist_ok=True)
-    fetch(url, raw / published.archive, published.archive_md5, timeout)
+    fetch(url, raw / published.archive, published.archive_md5, limits)
     return load_archive(raw / published.archive, published)
 
 
 def load_folder(folder: Path, published: Published) -> Dataset:
     """The data set from the batches in `folder`, or else from the archive there; raises Unusable."""
+    if not folder.is_dir():
+        raise Unusable(what_is_wrong_with(folder, published))
     reasons = []
     for name, load in ((published.folder, load_batches), (published.archive, load_archive)):
         if (folder / name).exists():
@@ -104,7 +108,19 @@ def load_folder(folder: Path, published: Published) -> Dataset:
                 return load(folder / name, published)
             except Unusable as error:
                 reasons.append(f"{name}: {error}")
-    raise Unusable("; ".join(reasons) or f"has neither {published.folder}/ nor {published.archive}")
+    raise Unusable("; ".join(reasons) or what_is_wrong_with(folder, published))
+
+
+def what_is_wrong_with(folder: Path, published: Published) -> str:
+    """Why `folder` has neither batches nor archive, with the next step where it is likely to be a mistake."""
+    if folder.is_file():
+        return f"is a file; give the folder that holds {published.folder}/ or {published.archive}"
+    if not folder.exists():
+        expanded = os.path.expanduser(folder)
+        return "does not exist" + (f"; ~ is not expanded here, write {expanded}" if expanded != str(folder) else "")
+    if any((folder / name).exists() for name in published.files):
+        return f"holds the batches themselves; give its parent, {folder.absolute().parent}"
+    return f"has neither {published.folder}/ nor {published.archive}"
 
 
 def load_batches(folder: Path, published: Published) -> Dataset:
@@ -145,7 +161,7 @@ def unpickle(files: dict[str, bytes], published: Published) -> Dataset:
         if name not in files:
             raise Unusable(f"{name} is missing")
         check_md5(io.BytesIO(files[name]), name, md5)
-    batches = {name: pickle.loads(content, encoding="latin1") for name, content in files.items()}  # of Python 2
+    batches = {name: pickle.loads(files.pop(name), encoding="latin1") for name in published.files}  # of Python 2
     (meta,) = published.meta
     train, test = (as_split([batches[name] for name in names]) for names in (published.train, published.test))
     return Dataset(train, test, batches[meta]["label_names"])
