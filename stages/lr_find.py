@@ -4,6 +4,10 @@ All images of a batch count, for a filter would change them from step to step, a
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from itertools import count
 
 from cifar.config.params import load_params

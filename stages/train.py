@@ -5,6 +5,10 @@ to use them, the history of the epochs (rewritten after each: a live plot), and 
 An interrupted run carries on after its last whole epoch.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 import math
 import os
 import time
