@@ -9,7 +9,18 @@ import torch
 
 from cifar.system.memory import keep_memory
 
-OVERRIDES = "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"  # set by hand
+# Environment variables that choose other kernels, precisions or sums, and so give other bits.
+OVERRIDES = (
+    # oneDNN, by its own prefix and by the older one (src/common/utils.cpp, getenv_int_user)
+    *("ONEDNN_CPU_ISA_HINTS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"),
+    *("DNNL_CPU_ISA_HINTS", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA"),
+    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DOMAIN_NUM_THREADS", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS"),
+    *("KMP_DETERMINISTIC_REDUCTION", "OMP_DYNAMIC", "OMP_THREAD_LIMIT"),  # OMP_NUM_THREADS is recorded as `threads`
+    *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_CORETYPE"),  # NumPy
+    *("OPENCV_CPU_DISABLE", "OPENCV_IPP"),
+    *("CUBLASLT_WORKSPACE_SIZE", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("TORCH_BLAS_PREFER_CUBLASLT", "TORCH_CUDNN_V8_API_DISABLED"),
+)  # fmt: skip
 
 
 def pick_device() -> torch.device:
@@ -56,6 +67,7 @@ def environment(device: torch.device, precision: torch.dtype, deterministic: boo
     }
     if device.type == "cuda":
         machine |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        machine["cublas_workspace"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     return versions | machine
 
 

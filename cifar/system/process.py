@@ -1,6 +1,9 @@
 """How a stage starts and ends: signals, one line for an error, and progress that suits a terminal or a log."""
 
+import errno
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -16,6 +19,7 @@ GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "`dvc repro` takes it up again"
 PARENT = os.getppid()  # the process that started this one
+LONGEST = 1000  # characters of an error's line
 
 
 class InputError(ValueError):
@@ -35,20 +39,22 @@ def start_stage(module: str) -> None:
 
     Memory: the process restarts once, with the settings of glibc that training needs. Signals: until `run` handles
     them, Ctrl-C and SIGTERM end the process in one line, without cleaning up, because nothing has been written yet.
-    An imported stage (in a test, for example) is not `__main__`, and nothing happens.
+    Messages: matplotlib does not warn of a home folder that may not be written. An imported stage (in a test, for
+    example) is not `__main__`, and nothing happens.
     """
     if module == "__main__":
         restart_without_block_caches()
         for number in SIGNALS:
             signal.signal(number, _end_at_once)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def run(main: Callable[[], None], next_move: str = REPRO) -> None:
     """Call `main`; an error that the user could have caused ends in one line on stderr and exit status 1.
 
-    Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process that started the stage, ends in one
-    line and status 143. These lines end with `next_move`. Any other exception is a bug and keeps its traceback. With
-    CIFAR_TRACEBACK set, every error keeps it.
+    An exhausted memory counts as one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
+    that started the stage, ends in one line and status 143. These lines end with `next_move`. Any other exception is a
+    bug and keeps its traceback. With CIFAR_TRACEBACK set, every error keeps it.
     """
     # DVC does not stop on Ctrl-C before its stage has ended, so the stage has to handle the signal.
     try:
@@ -56,8 +62,9 @@ def run(main: Callable[[], None], next_move: str = REPRO) -> None:
             main()
     except Stopped as stopped:
         _end(f"{stopped}; {next_move}", stopped.status)
-    except (InputError, OSError, MemoryError) as error:
-        if os.environ.get("CIFAR_TRACEBACK"):
+    except Exception as error:
+        is_bug = not (isinstance(error, InputError | OSError) or is_out_of_memory(error))
+        if is_bug or os.environ.get("CIFAR_TRACEBACK"):
             raise
         _end(f"error: {one_line(error)}", 1)
 
@@ -74,13 +81,19 @@ def _is_abandoned() -> bool:
 
 
 def _end(line: str, status: int) -> None:
-    print(line, file=sys.stderr)
+    print(_with_own_command(line), file=sys.stderr)
     raise SystemExit(status) from None
 
 
 def _end_at_once(number: int, _=None, next_move: str = REPRO) -> None:
-    os.write(2, f"{SIGNALS[number]}; {next_move}\n".encode())
+    os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
     os._exit(128 + number)
+
+
+def _with_own_command(line: str) -> str:
+    """`line` with `make demo` in place of `dvc repro` in a demo: at the root that command starts a real training."""
+    command = os.environ.get("CIFAR_AGAIN")
+    return re.sub(r"`(dvc|make) repro( \w+)?`", lambda _: f"`{command}`", line) if command else line
 
 
 @contextmanager
@@ -122,10 +135,32 @@ def _raising_stopped(next_move: str) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` without line breaks; for an OSError the file and the reason, without the errno."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    """The message of `error` in one line of at most LONGEST printable characters.
+
+    For an OSError the file and the reason, without the errno. Control characters, which a terminal obeys, are escaped.
+    """
+    if is_out_of_memory(error):
+        text = _out_of_memory(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    text = " ".join(text.split())
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST - 203]} … {text[-200:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did Python, NumPy, the system or PyTorch (on the CPU or a GPU) have no memory left?"""
+    is_torchs = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or bool(is_torchs)
+
+
+def _out_of_memory(error: BaseException) -> str:
+    size = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    wanted = f" ({size[1]} more were needed)" if size else ""
+    return f"the memory ran out{wanted}; close other programs, or lower batch_size in params.yaml"
 
 
 def progress(items: Iterable, total: int, label: str, unit: str, **options) -> tqdm:
