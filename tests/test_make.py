@@ -114,6 +114,8 @@ def test_params_that_are_not_there_are_one_line(checkout):
 
 
 def test_a_python_with_a_blank_in_its_path_is_one_program(checkout):
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, name)
     ended = subprocess.run(["make", "PYTHON=no such;touch hit", ".venv/ready"], capture_output=True, text=True)
     assert ended.returncode == 2 and "no such;touch hit" in ended.stderr and not Path("hit").exists()
 
