@@ -3,6 +3,10 @@
 Writes data/dataset/, which every other stage reads: images and labels as arrays, class names as text.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 import os
 from pathlib import Path
 

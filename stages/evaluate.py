@@ -4,6 +4,10 @@ Reads the model and the test images; writes the figures, the tables behind the c
 class, and the predictions, on which the later stages build.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from functools import partial
 
 import numpy as np

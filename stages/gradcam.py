@@ -1,8 +1,12 @@
 """Show where the network looks, with Grad-CAM.
 
-Reads the model, its predictions, the list of mistakes and the test images; draws two sheets: the mistakes that the
-gallery shows, and as many correctly classified images. Beside each image lie its heatmaps, one a layer.
+Reads the model, its predictions, the list of mistakes and the test images. Draws one sheet of the mistakes that the
+gallery shows and one of as many correct predictions: each image, followed by a heatmap for each layer.
 """
+
+from cifar.system.process import start_stage
+
+start_stage(__name__)
 
 from pathlib import Path
 

@@ -4,6 +4,10 @@ Reads the predictions and the test images; writes a table of all mistakes, one o
 confused, and two galleries: the first mistakes, and as many correctly classified images.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from pathlib import Path
 
 from cifar.config.params import load_params

@@ -4,6 +4,10 @@ Reads data/dataset/. Writes the mean and standard deviation of the training pixe
 of classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from pathlib import Path
 
 import numpy as np

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from cifar.results.scores import confidences, predicted_classes
-from cifar.system.files import missing, replacing, write_csv
+from cifar.system.files import missing, read_arrays, replacing, write_csv
 from cifar.system.process import InputError
 
 PREDICTIONS = Path("data/predictions.npz")
@@ -37,13 +36,7 @@ def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Prediction
 
     Raises InputError when the file is missing, damaged, of other images or contradicts itself.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = Predictions(*(file[name] for name in Predictions._fields))
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, BadZipFile):
-        raise InputError(f"{path} is damaged; delete it and run `dvc repro evaluate`") from None
+    found = Predictions(*read_arrays(path, Predictions._fields))
     forms = [(array.dtype.name, array.shape) for array in found]
     if forms != [("float32", (len(labels), 10)), ("uint8", (len(labels),)), ("uint8", (len(labels),))]:
         listed = ", ".join(f"{dtype} {' x '.join(map(str, shape))}" for dtype, shape in forms)
@@ -117,7 +110,7 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, KeyError, IndexError):
-        raise InputError(f"{path} is damaged; delete it and run `dvc repro misclassified`") from None
+        raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
     if not (is_label & is_predicted).all():
         raise InputError(f"{path} is of other predictions; run `dvc repro misclassified`")
     return index

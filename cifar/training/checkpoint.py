@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -56,7 +57,10 @@ class Checkpoints:
         self.trained_on: list[dict[str, Any]] = []
         self._lock = _wait_for(self.folder / "lock", WAIT)
         if self._lock is None:
-            holder = (self.folder / "lock").read_text().strip() or "unknown"
+            try:
+                holder = (self.folder / "lock").read_text().strip() or "unknown"
+            except FileNotFoundError:
+                holder = "unknown"
             raise InputError(f"process {holder} is training this very configuration; wait for it or stop it")
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
@@ -76,7 +80,7 @@ class Checkpoints:
         with replacing(self.folder / f"{epoch:05d}-{digest}.pt") as part:
             part.write_bytes(buffer.getbuffer())
         for old in _newest_first(self.folder)[KEEP:]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
@@ -107,7 +111,7 @@ class Checkpoints:
         """Delete the configurations that were interrupted longest ago, except those in use."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
-        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        others.sort(key=_changed_at, reverse=True)
         for folder in others[KEEP_OTHERS:]:
             if lock := _take(folder / "lock"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -155,8 +159,17 @@ def _newest_whole(folder: Path) -> dict[str, Any] | None:
         if hashlib.sha256(content).hexdigest() == path.stem.partition("-")[2]:
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
-        path.rename(path.with_suffix(".damaged"))
+        with suppress(FileNotFoundError):  # another process has set it aside
+            path.rename(path.with_suffix(".damaged"))
     return None
+
+
+def _changed_at(folder: Path) -> float:
+    """The time of the folder's last change, in seconds; 0 when another process has deleted it meanwhile."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -175,13 +188,16 @@ def _wait_for(path: Path, seconds: float) -> TextIO | None:
 
 def _take(path: Path) -> TextIO | None:
     """The lock file, held until it is closed or this process ends; None when another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(path, "a+")  # noqa: SIM115 (stays open)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 (stays open)
+    except FileNotFoundError:  # another process has just deleted the folder
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not deleted meanwhile
+        if path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not deleted and made again meanwhile
             return lock
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):
         pass
     lock.close()
     return None
