@@ -79,7 +79,7 @@ def load_model(folder: Path = FOLDER) -> Model:
         ValueError,
         RuntimeError,
         ArithmeticError,
-    ) as error:  # pydantic's errors are ValueErrors
+    ) as error:
         if is_out_of_memory(error):
             raise
         is_usable = False
