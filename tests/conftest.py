@@ -26,6 +26,10 @@ def project(first_run) -> Project:
 
 
 def pytest_collection_modifyitems(items):
-    """Keep on one process, when tests run on several, those of a file and those that look at that run."""
+    """Run the tests that look at the first run before all others, since they take longest; group tests by process.
+
+    Where tests run on several processes, each file has one to itself, and all that look at the first run share one.
+    """
+    items.sort(key=lambda item: "first_run" not in item.fixturenames)
     for item in items:
         item.add_marker(pytest.mark.xdist_group("pipeline" if "first_run" in item.fixturenames else item.path.name))

@@ -23,7 +23,10 @@ from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
 
 ROOT = Path(__file__).parents[1]
-SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
+SPEC = {
+    "name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
+    "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0},
+}  # fmt: skip
 MEAN, STD = [0.5, 0.5, 0.5], [0.29, 0.29, 0.29]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
