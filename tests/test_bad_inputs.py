@@ -26,7 +26,7 @@ from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
 SPEC = {  # narrow: every case copies, compares and checks the weights
-    "name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
+    "name": "airnet", "widths": [8, 8, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
     "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 1.0},
 }  # fmt: skip
 TINY = ["dataset=shapes", "shapes.train=60", "shapes.test=50", "val_size=20", "batch_size=20", "lr_max=find"]

@@ -241,7 +241,6 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
     project = create(tmp_path)
     small = {"dataset": "shapes", "shapes.train": 20, "shapes.test": 10, "val_size": 10, "gallery_size": 2}
     small |= {"batch_size": 5, "lr_find.steps": 10, "seed": 3}
-    small |= {"model.strides": "[2,2,2,2]", "model.pool": 2}  # as many weights, on maps of a quarter of the size
     sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
     before = (project.folder / "params.yaml").read_bytes()
 
