@@ -37,8 +37,7 @@ def random_batch(seed: int) -> Batch:
 
 
 @pytest.mark.skipif(not (shutil.which(COMPILER) and HEADER.exists()), reason=f"needs {COMPILER} and Python's headers")
-def test_steps_of_a_compiled_network_are_those_of_the_network_and_compiling_is_told_apart(monkeypatch):
-    monkeypatch.setenv("TORCHINDUCTOR_DEBUG_COMPILE", "1")  # g++ -O0: to optimise the kernels takes a minute
+def test_steps_of_a_compiled_network_are_those_of_the_network_and_compiling_is_told_apart():
     one, other = make_trainer(), make_trainer()
     assert other.forward is other.network  # a processor has kernels of our own
     other = other._replace(forward=Compiled(other.network))
