@@ -8,6 +8,9 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 import pytest
 from projects import Project, create
 
+# The groups of tests that take half a minute or more.
+LONGEST = ["pipeline", "test_recipes.py", "test_compiling.py", "test_gradcam.py"]
+
 
 @pytest.fixture(scope="session")
 def first_run(tmp_path_factory) -> tuple[Project, str]:
@@ -25,7 +28,13 @@ def project(first_run) -> Project:
     return first_run[0]
 
 
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process: those that look at the first run, and those of each file."""
+    return "pipeline" if "first_run" in item.fixturenames else item.path.name
+
+
 def pytest_collection_modifyitems(items):
-    """Keep on one process, when tests run on several, those of a file and those that look at that run."""
+    """Name each test's group for xdist, and put the longest groups first, so that two processes end together."""
+    items.sort(key=lambda item: LONGEST.index(group_of(item)) if group_of(item) in LONGEST else len(LONGEST))
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("pipeline" if "first_run" in item.fixturenames else item.path.name))
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))

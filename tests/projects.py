@@ -29,11 +29,11 @@ TREE = [
 ]
 TINY = {
     "dataset": "shapes",
-    "shapes.train": 60,
+    "shapes.train": 40,
     "shapes.test": 50,
     "val_size": 20,
     "epochs": 2,
-    "batch_size": 20,
+    "batch_size": 10,
     "schedule.peak_epoch": 1,
     "lr_max": "find",
     "lr_min": 0.001,

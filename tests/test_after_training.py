@@ -12,7 +12,7 @@ import pytest
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
-from specs import AIRNET, CUSTOM_RESNET, changed
+from specs import AIRNET, changed
 
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split, Statistics, load_split, save_classes, save_split
@@ -44,8 +44,8 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
     save_split("test", test, folder / "data/dataset")
     save_classes(CLASSES, folder / "data/dataset")
-    network = build_network(CUSTOM_RESNET, seed=0)
-    save_model(Model(network, STATISTICS, CLASSES), CUSTOM_RESNET, {}, folder=folder / "models")
+    network = build_network(AIRNET, seed=0)
+    save_model(Model(network, STATISTICS, CLASSES), AIRNET, {}, folder=folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         evaluate.main()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from dvc.utils.hydra import apply_overrides
 from safetensors.numpy import load_file, save_file
-from specs import CUSTOM_RESNET
+from specs import AIRNET
 
 from cifar.data.splits import load_classes, load_statistics
 from cifar.nn.networks import build_network
@@ -44,7 +44,7 @@ def whole(tmp_path_factory) -> Path:
         for stage in ("download", "stats"):
             import_module(f"stages.{stage}").main()
         write_json("metrics/lr_find.json", {"lr_max": 0.1, "lr_min": 0.01, "steps": 30})
-        save_model(Model(build_network(CUSTOM_RESNET, seed=0), load_statistics(), load_classes()), CUSTOM_RESNET, {})
+        save_model(Model(build_network(AIRNET, seed=0), load_statistics(), load_classes()), AIRNET, {})
         for stage in ("evaluate", "misclassified"):
             import_module(f"stages.{stage}").main()
     return folder
@@ -193,12 +193,12 @@ WRONG = [
     ("evaluate", WEIGHTS, content(pickle.dumps(Evil())), f"{WEIGHTS} is damaged"),
     ("evaluate", WEIGHTS, lambda path: torch.save({}, (path.unlink(), path)[1]), f"{WEIGHTS} is damaged"),
     ("evaluate", WEIGHTS, weights(lambda w: {"weight": w["linear.weight"]}), f"{WEIGHTS} does not fit {CARD}"),
-    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.weight": w["linear.weight"][:, :9]}), "does not fit"),
-    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.bias": w["linear.bias"] * np.nan}), "are not finite"),
+    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.weight": w["linear.weight"][:, :-1]}), "does not fit"),
+    ("evaluate", WEIGHTS, weights(lambda w: w | {"linear.weight": w["linear.weight"] * np.nan}), "are not finite"),
     ("evaluate", CARD, gone, f"{CARD} is missing"),
     ("evaluate", CARD, cut, f"{CARD} is not valid JSON"),
     ("evaluate", CARD, entries(put("network", {"name": "vgg"})), f"does not fit {CARD}"),
-    ("evaluate", CARD, entries(put("network", CUSTOM_RESNET.model_dump() | {"width": 8})), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("network", AIRNET.model_dump() | {"width": 8})), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("std", [0, 0, 0])), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "the model tells a, b, c"),

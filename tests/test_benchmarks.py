@@ -1,18 +1,24 @@
 """The measurements compare the same work, and say truly what several runs come to."""
 
 import json
+import shutil
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from dvc.utils.hydra import apply_overrides
 from torch import Tensor, nn
 
+from benchmarks import airbench94, throughput
 from benchmarks.airbench94 import STEPS, airbench94_network, groups, windows
 from benchmarks.report import params_of, report, turn
 from benchmarks.seeds import with_mean
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.nn.networks import build_network
 
+ROOT = Path(__file__).parents[1]
 SEED = 0
 
 
@@ -37,14 +43,36 @@ def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_lay
     assert (gradients - plain_gradients).norm() < 1e-2 * plain_gradients.norm()
 
 
-@pytest.mark.parametrize("kind", ["plain", "fp32", "bf16"])
-def test_a_turn_of_the_training_benchmark_ends_in_a_speed(kind):
-    assert turn("throughput", kind, "demo", "1") > 0
+@pytest.fixture
+def few_images(tmp_path, monkeypatch) -> None:
+    """Recipes of small batches, and a narrow `fast`, in the current folder: a turn reads them there."""
+    for recipe, changes in (("demo", []), ("fast", ["model.widths=[16,24,32]"])):
+        path = tmp_path / f"recipes/{recipe}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / f"recipes/{recipe}.yaml", path)
+        apply_overrides(path, ["batch_size=4", *changes])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(airbench94, "BATCH", 4)
 
 
-@pytest.mark.parametrize("kind", ["airbench94", "fast"])
-def test_a_turn_of_airbench94_and_of_fast_ends_in_a_speed(kind):
-    assert turn("airbench94", kind, "1") > 0
+@pytest.mark.parametrize(
+    ("benchmark", "words"),
+    [
+        (throughput, ["plain", "demo", "1"]),
+        (throughput, ["bf16", "demo", "1"]),
+        (airbench94, ["airbench94", "1"]),
+        (airbench94, ["fast", "1"]),
+    ],
+)
+def test_a_turn_of_a_benchmark_ends_in_a_speed(few_images, monkeypatch, capsys, benchmark, words):
+    monkeypatch.setattr(sys, "argv", [benchmark.__name__, "--turn", *words])
+    benchmark.main()
+    assert float(capsys.readouterr().out.split()[-1]) > 0
+
+
+def test_a_turn_takes_place_in_a_process_of_its_own(few_images):
+    assert turn("throughput", "fp32", "demo", "1") > 0
 
 
 def test_airbench94_moves_as_its_source_does():

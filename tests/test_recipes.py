@@ -3,14 +3,18 @@
 import io
 import json
 import math
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
 from pixels import augmented
 from projects import TINY, create
 
@@ -40,14 +44,15 @@ def test_every_value_that_shapes_a_recipe_says_where_it_comes_from(name):
         assert "#" in line, line
 
 
-# What the sources state: epochs, batch size, learning rate at the start, at the highest, at the end.
+# What the sources have, and the repairs: epochs, batch size, learning rate at the start, at the highest, at the end.
 RATES = {
     "eva4-s8": (20, 128, 0.004, 0.1, 4e-7),
-    "eva4-s11": (24, 512, 0.03 / 32, 0.03, 0.03 / 32),
-    "resnet18-layernorm": (40, 128, 1e-3, 1e-3, 1e-3),
+    "eva4-s11": (24, 512, 0.0066, 1.23, 0.0066),  # both found by the range test: FOUND
+    "resnet18-layernorm": (48, 128, 1e-3, 1e-3, 1e-3),
     "eva6-s8": (20, 128, 0.002, 0.05, 2e-7),
-    "eva5-s9": (40, 64, 0.01, 0.01, 0.01 * 0.8**9),
+    "eva5-s9": (40, 64, 0.002, 0.002, 0.002 * 0.8**9),
 }
+FOUND = {"lr_min": 0.0066, "lr_max": 1.23}
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -56,8 +61,8 @@ def test_a_recipe_follows_the_learning_rates_of_its_system(name):
     epochs, batch_size, start, top, end = RATES[name]
     assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
     shape = epochs, math.ceil((50_000 - recipe["val_size"]) / batch_size)
-    limits = {"lr_min": recipe["lr_min"], "lr_max": recipe["lr_max"], "momentum": 0.95}
-    lrs = plan(check_params(recipe, name).schedule, shape, **limits).lrs
+    limits = {key: found if recipe[key] == "find" else recipe[key] for key, found in FOUND.items()}
+    lrs = plan(check_params(recipe, name).schedule, shape, **limits, momentum=0.95).lrs
     assert (lrs[0, 0], lrs.max(), lrs[-1, -1]) == pytest.approx((start, top, end), rel=1e-9)
 
 
@@ -114,7 +119,7 @@ def test_rotation_stays_within_the_stated_angle_and_reaches_it(name, degrees):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch) -> Path:
-    """A repository with params.yaml, dvc.yaml and the recipes, committed; the current folder."""
+    """A repository with params.yaml and the recipes, committed; the current folder."""
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     shutil.copytree(ROOT / "cifar", tmp_path / "cifar", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
@@ -124,22 +129,38 @@ def project(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def recipes(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "recipes", *words], capture_output=True, text=True)
+Recipes = Callable[..., subprocess.CompletedProcess]
+
+
+@pytest.fixture
+def recipes(project, monkeypatch, capfd) -> Recipes:
+    """`python -m recipes` with the words given, inside this process, which has imported what it needs."""
+
+    def call(*words: str) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(sys, "argv", ["recipes", *words])
+        status = 0
+        try:
+            runpy.run_module("recipes", run_name="__main__")
+        except SystemExit as ended:
+            status = ended.code
+        return subprocess.CompletedProcess(words, status, *capfd.readouterr())
+
+    return call
 
 
 def test_list_names_every_recipe_with_a_line(project):
-    lines = recipes("list").stdout.splitlines()
+    listed = subprocess.run([sys.executable, "-m", "recipes", "list"], capture_output=True, text=True)
+    lines = listed.stdout.splitlines()
     assert [line.split()[0] for line in lines] == RECIPES
     assert "89.22 %" in [line for line in lines if line.startswith("eva4-s8 ")][0]
 
 
-def test_diff_shows_values_that_only_yaml_has(project):
+def test_diff_shows_values_that_only_yaml_has(recipes):
     Path("params.yaml").write_text((ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 2026-11-22"))
     assert 'epochs: "2026-11-22" -> 20' in recipes("diff", "eva4-s8").stdout.splitlines()
 
 
-def test_diff_names_what_would_change_and_changes_nothing(project):
+def test_diff_names_what_would_change_and_changes_nothing(recipes):
     printed = recipes("diff", "eva4-s8").stdout.splitlines()
     assert "epochs: 24 -> 20" in printed and "l1: 0.0 -> 1e-05" in printed
     assert "model.logit_scale: 0.125 -> absent" in printed and "model.strides: absent -> [1, 2, 2, 2]" in printed
@@ -147,7 +168,7 @@ def test_diff_names_what_would_change_and_changes_nothing(project):
     assert Path("params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
 
 
-def test_apply_writes_the_recipe_with_its_comments_and_prints_the_differences(project):
+def test_apply_writes_the_recipe_with_its_comments_and_prints_the_differences(recipes):
     expected = recipes("diff", "eva6-s8").stdout
     applied = recipes("apply", "eva6-s8")
     assert (applied.returncode, applied.stdout) == (0, expected)
@@ -156,7 +177,7 @@ def test_apply_writes_the_recipe_with_its_comments_and_prints_the_differences(pr
     assert recipes("apply", "demo").returncode == 0  # the recipe applied before is not lost
 
 
-def test_an_uncommitted_change_is_named_and_kept_unless_forced(project):
+def test_an_uncommitted_change_is_named_and_kept_unless_forced(recipes):
     edited = (
         (ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 25").replace("lr_max: 0.4", "lr_max: 0.5")
     )
@@ -172,7 +193,7 @@ def test_an_uncommitted_change_is_named_and_kept_unless_forced(project):
     assert Path("params.yaml").read_bytes() == (ROOT / "recipes/demo.yaml").read_bytes()
 
 
-def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(project):
+def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(recipes):
     recipe = (ROOT / "recipes/eva4-s8.yaml").read_text()
     left = recipe.replace("epochs: 20 ", "epochs: 10 ").replace("l1: 1.0e-05 ", "l1: 0.0 ")
     assert len({recipe, left, recipe.replace("epochs: 20 ", "epochs: 10 ")}) == 3
@@ -190,7 +211,7 @@ def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(proj
 
 
 @pytest.mark.parametrize("damaged", [b"epochs: [24", b"epochs: 24 # \xff"])
-def test_a_damaged_params_yaml_is_named_and_kept_unless_forced(project, damaged):
+def test_a_damaged_params_yaml_is_named_and_kept_unless_forced(recipes, damaged):
     Path("params.yaml").write_bytes(damaged)
     for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo"]:
         refused = recipes(*command)
@@ -204,7 +225,7 @@ def test_a_damaged_params_yaml_is_named_and_kept_unless_forced(project, damaged)
     assert Path("params.yaml").read_bytes() == (ROOT / "recipes/demo.yaml").read_bytes()
 
 
-def test_outside_version_control_nothing_is_replaced_unless_forced(project):
+def test_outside_version_control_nothing_is_replaced_unless_forced(recipes):
     shutil.rmtree(".git")
     refused = recipes("apply", "demo")
     assert (refused.returncode, refused.stderr) == (
@@ -213,7 +234,7 @@ def test_outside_version_control_nothing_is_replaced_unless_forced(project):
     )
 
 
-def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(project, monkeypatch):
+def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(recipes, monkeypatch):
     monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # Git's own means to test `safe.directory`
     edited = (ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 25")
     Path("params.yaml").write_text(edited)
@@ -227,7 +248,7 @@ def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(p
         assert Path("params.yaml").read_text() == edited
 
 
-def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
+def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(recipes):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from best, demo, eva4-s11, ")
@@ -235,9 +256,9 @@ def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
 
 def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
     project = create(tmp_path)
-    small = {key: value for key, value in TINY.items() if key.partition(".")[0] in ("dataset", "shapes", "val_size")}
-    changes = [f"{key}={value}" for key, value in small.items()] + ["batch_size=20", "lr_find.steps=10", "seed=3"]
-    sets = [word for change in changes for word in ("-S", change)]
+    small = {"dataset": "shapes", "shapes.train": 20, "shapes.test": 10, "val_size": 10, "gallery_size": 2}
+    small |= {"batch_size": 5, "lr_find.steps": 10, "seed": 3}
+    sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
     before = (project.folder / "params.yaml").read_bytes()
 
     queued = project.call(sys.executable, "-m", "recipes", "queue", "eva5-s9", "eva4-s8", "-S", "seed=3")
@@ -252,7 +273,7 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
     command = [sys.executable, "-m", "recipes", "run", "resnet18-layernorm", "--name", "layers", *sets, *more]
     ran = project.call(*command)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    assert "epochs: 2 -> 40" in ran.stdout
+    assert "epochs: 2 -> 48" in ran.stdout
     table = pd.read_csv(io.StringIO(project.dvc("exp", "show", "--csv")))
     (row,) = [row for _, row in table.iterrows() if row["Experiment"] == "layers"]
     assert (row["model.norm"], row["optimizer.name"]) == ("layer", "adam")
@@ -264,17 +285,22 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
 
 # AirNet with Muon; and with SGD, on the images that a small network picks
 @pytest.mark.parametrize("name", ["fast", "best"])
-def test_our_own_recipes_run_through_every_stage(tmp_path, name):
-    project = create(tmp_path)
+def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
+    for file in ("cifar", "stages", "dvc.yaml"):
+        (tmp_path / file).symlink_to(ROOT / file)
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(ROOT / f"recipes/{name}.yaml", "params.yaml")
     small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}
     small |= {"epochs": 8, "batch_size": 20, "model.whitening_bias.epochs": 1, "schedule.peak_epoch": 0}
-    sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
-    ran = project.call(sys.executable, "-m", "recipes", "run", name, "--name", "small", *sets)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    trained = 30 if name == "best" else 60  # images an epoch
-    right = pd.read_csv(project.folder / "plots/train/history.csv")["train_accuracy"] * trained
+    small |= {"model.widths": "[16,24,32]"}  # at the recipe's own width it would take a minute
+    apply_overrides("params.yaml", [f"{key}={value}" for key, value in small.items()])
+    for stage in read_yaml("dvc.yaml")["stages"]:
+        import_module(f"stages.{stage}").main()
+
+    trained = 20 if name == "best" else 40  # images an epoch
+    right = pd.read_csv("plots/train/history.csv")["train_accuracy"] * trained
     assert np.allclose(right, right.round()) and any(right.round() % 2)
-    figures = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    figures = json.loads(Path("metrics/evaluate.json").read_text())
     assert figures["images"] == 50 and {"accuracy", "tta_accuracy"} <= set(figures)
-    assert json.loads((project.folder / "metrics/train.json").read_text())["val_images"] == 50  # the test images
-    assert (project.folder / "plots/gradcam/misclassified.png").exists() or figures["wrong"] == 0
+    assert json.loads(Path("metrics/train.json").read_text())["val_images"] == 50  # the test images
+    assert Path("plots/gradcam/misclassified.png").exists() or figures["wrong"] == 0

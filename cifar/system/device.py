@@ -80,7 +80,8 @@ def prepare(deterministic: bool) -> None:
     is none. On a CPU the same threads and instructions give the same bits in any case.
     """
     keep_memory()
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # use_deterministic_algorithms does the same, but imports torch.compile's modules, which takes seconds
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it takes time
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = not deterministic  # time several kernels and use the fastest
