@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
 
-.PHONY: help demo test kills repro mend deps fresh lint audit
+.PHONY: help demo test kills gpu repro mend deps fresh lint audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s  %s\n", $$1, $$2 }' Makefile
@@ -28,6 +28,9 @@ test: .venv/ready ## run the tests, two at a time
 KILLS ?= 42
 kills: .venv/ready ## kill the pipeline six times in each stage, and see that it ends in the same bytes
 	@KILLS=$(KILLS) python -m pytest tests/test_kills.py -rP
+
+gpu: .venv/ready ## measure on a GPU all that it is wanted for, in order of worth; called again it carries on
+	@python -m benchmarks.gpu
 
 repro: mend ## bring every result up to date with the code and params.yaml (dvc repro)
 	@python -m dvc repro

@@ -2,11 +2,14 @@
 
 import os
 
-# Before torch looks: the tests compare with computations of their own on the processor.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
 import pytest
 from projects import Project, create
+
+
+def pytest_configure(config):
+    """Hide a GPU before torch looks, but for `-m gpu`: all other tests compare with the processor's own results."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
