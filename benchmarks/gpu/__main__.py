@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.plan import Step, Work, steps
-from benchmarks.gpu.runs import Lab, files_to_keep
+from benchmarks.gpu.runs import Lab, files_to_keep, slug
 from benchmarks.gpu.summary import summary
 from benchmarks.report import machine
 from cifar.system.process import InputError, one_line, run
@@ -132,7 +132,7 @@ def goes_on(active: Active, journal: Journal, lab: Lab) -> bool:
         state, found = "failed", active.told | {"reason": reason_of(error)}
     seconds = round(time.monotonic() - active.started, 2)
     if kept := files_to_keep(name, lab):
-        journal.keep(name, kept)
+        journal.keep(slug(name), kept)
     journal.record(name, state, seconds=seconds, alone=active.step.alone, **found)
     why = f": {found['reason']}" if "reason" in found else ""
     print(f"{time.strftime('%H:%M:%S')} {name}: {state} after {seconds:.1f} s{why}", flush=True)

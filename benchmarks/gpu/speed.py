@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument(
-        "--dry-run", action="store_true", help="two turns of one step, of two recipes with a tiny network"
+        "--dry-run", action="store_true", help="one step a turn, two recipes, tiny networks"
     )
     arguments = parser.parse_args()
     measure = measure_compiled if arguments.kind == "compiled" else measure_deterministic
