@@ -40,9 +40,7 @@ class Plan(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="one step a turn, two recipes, tiny networks"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="one step a turn, two recipes, tiny networks")
     arguments = parser.parse_args()
     measure = measure_compiled if arguments.kind == "compiled" else measure_deterministic
     plan = Plan(20, 2, 1, 1) if arguments.dry_run else Plan(IMAGES, turns=5, steps=50, warm_up=20)
