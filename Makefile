@@ -17,7 +17,7 @@ export DEMO PARAMS KILLS PYTHON
 # `python -m stages.<name>` finds `stages` in the current folder, where PYTHONSAFEPATH would forbid Python to look.
 unexport PYTHONSAFEPATH
 
-.PHONY: help demo test kills repro experiments mend deps fresh lint audit
+.PHONY: help demo test kills gpu repro experiments mend deps fresh lint audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,9 @@ test: .venv/ready ## run the tests, two at a time
 
 kills: .venv/ready ## kill the pipeline six times in each stage, and check that it ends in the same bytes
 	@python -m pytest tests/test_kills.py -rP
+
+gpu: .venv/ready ## measure on a GPU all that it is wanted for, in order of worth; called again it carries on
+	@python -m benchmarks.gpu
 
 repro: .venv/ready ## bring every result up to date with the code and params.yaml (dvc repro)
 	@python .dvc/repro.py

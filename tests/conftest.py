@@ -2,14 +2,17 @@
 
 import os
 
-# Before torch looks: the tests compare with computations of their own on the processor.
-os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
 import pytest
 from projects import Project, create
 
 # The groups of tests that take half a minute or more.
 LONGEST = ["pipeline", "test_recipes.py", "test_compiling.py", "test_gradcam.py"]
+
+
+def pytest_configure(config):
+    """Hide a GPU before torch looks, but for `-m gpu`: all other tests compare with the processor's own results."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")
