@@ -156,11 +156,11 @@ def test_readmes_table_of_recipes_equals_the_recipes():
     table = rows(README, "## Recipes")[1:]
     assert sorted(row[0] for row in table) == sorted(set(RECIPES) - {"demo"})
     for name, _, parameters, epochs, *_ in table:
-        recipe = read_yaml(ROOT / f"recipes/{name}.yaml")
+        recipe = check_params(read_yaml(ROOT / f"recipes/{name}.yaml"), name)
         with torch.device("meta"):  # shapes only, no numbers
-            network = build_network(recipe["model"], seed=0)
+            network = build_network(recipe.model, seed=0)
         count = sum(weights.numel() for weights in network.parameters())
-        assert (f"{count:,}", str(recipe["epochs"])) == (parameters, epochs), name
+        assert (f"{count:,}", str(recipe.epochs)) == (parameters, epochs), name
 
 
 def test_the_page_on_recipes_names_each_of_them():
