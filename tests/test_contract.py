@@ -1,10 +1,8 @@
-"""What the files promise each other: stages, dvc.yaml, params.yaml, recipes, imports and README agree to the letter."""
+"""What the files promise each other: stages, dvc.yaml, params.yaml, recipes and imports agree to the letter."""
 
 import ast
 import graphlib
-import itertools
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,11 +11,10 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
-from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import modify_yaml
 
 from cifar.config.params import Declared, check_params, load_params, read_yaml
-from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
@@ -165,7 +162,7 @@ def test_declared_params_are_keys_of_params_yaml(stage, monkeypatch):
     assert load_params(stage).values().keys() == set(PIPELINE[stage].get("params", []))
 
 
-READS = {  # whose outputs each stage reads, as README's table of the stages has it
+READS = {  # whose outputs each stage reads, as the table in docs/layout.md has it
     "download": set(),
     "stats": {"download"},
     "lr_find": {"download", "stats"},
@@ -296,30 +293,3 @@ def test_the_tree_names_every_file_and_none_that_is_not_there():
         files = {path for path in (ROOT / folder).rglob("*") if path.is_file() and path.suffix != ".pyc"}
         there = {path.relative_to(ROOT / folder).as_posix() for path in files if path.stem != "__init__"}
         assert {name for name in named if not name.endswith("/")} == there
-
-
-def test_readmes_experiments_are_accepted_but_for_the_one_that_it_shows_refused(tmp_path):
-    lines = (ROOT / "README.md").read_text().splitlines()
-    refused = 0
-    for line, answer in itertools.pairwise(lines):
-        words = shlex.split(line, comments=True) if line.startswith("$ ") else []
-        changes = [change for flag, change in itertools.pairwise(words) if flag == "-S"]
-        recipes = [word for word in words if (ROOT / f"recipes/{word}.yaml") in RECIPES]
-        for path in [ROOT / f"recipes/{name}.yaml" for name in recipes] or [ROOT / "params.yaml"]:
-            copy = tmp_path / "params.yaml"
-            copy.write_text(path.read_text())
-            for sweep in get_hydra_sweeps({"params.yaml": changes}) if changes else []:
-                apply_overrides(copy, sweep["params.yaml"])
-                if answer.startswith("error: "):
-                    with pytest.raises(InputError) as caught:
-                        check_params(read_yaml(copy), "params.yaml")
-                    assert answer == f"error: {caught.value}"
-                    refused += 1
-                else:
-                    check_params(read_yaml(copy), line)
-    assert refused == 1
-
-
-def test_readmes_table_of_stages_is_the_pipelines():
-    section = (ROOT / "README.md").read_text().split("\n## The stages\n")[1].split("\n## ")[0]
-    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == STAGES

@@ -1,0 +1,213 @@
+"""The documents say what is so: their links, paths, commands, tables and figures agree with the repository."""
+
+import itertools
+import json
+import re
+import shlex
+import statistics
+import subprocess
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import torch
+from dvc.cli.parser import get_main_parser
+from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+
+from cifar.config.params import check_params, read_yaml
+from cifar.nn.networks import build_network
+from cifar.system.process import InputError
+from recipes.__main__ import parse
+
+ROOT = Path(__file__).parents[1]
+TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
+DOCUMENTS = sorted(ROOT / name for name in TRACKED.stdout.split())
+README = (ROOT / "README.md").read_text()
+LAYOUT = (ROOT / "docs/layout.md").read_text()
+RESULTS = (ROOT / "docs/results.md").read_text()
+PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
+RECIPES = sorted(path.stem for path in ROOT.glob("recipes/*.yaml"))
+
+over_documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def commands(document: Path) -> list[tuple[list[str], str]]:
+    """The words of each command in a console block, without variables set before it; and the line that follows it."""
+    found = []
+    for block in re.findall(r"^```console\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+        for line, answer in itertools.pairwise([*block.splitlines(), ""]):
+            for part in re.sub(r"\s#.*", "", line.removeprefix("$ ")).split(" && ") if line.startswith("$ ") else []:
+                words = shlex.split(part)
+                found.append(([*itertools.dropwhile(lambda word: re.match(r"[A-Z_0-9]+=", word), words)], answer))
+    return found
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def rows(text: str, heading: str) -> list[list[str]]:
+    """The cells of the tables under a heading, without backticks, and without the rows that head them."""
+    section = text.split(f"\n{heading}\n")[1].split("\n#")[0]
+    lines = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip(" `") for cell in line] for line in lines if not line[0].startswith("---")]
+
+
+def outputs(stage: str) -> set[str]:
+    entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
+    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
+
+
+def test_readme_has_at_most_120_lines_and_a_picture_clone_and_demo_in_the_first_40():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    start = "\n".join(lines[:40])
+    assert "![" in start and "\n$ git clone " in start and "\n$ make demo\n" in start
+
+
+@over_documents
+def test_every_local_link_and_picture_leads_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not re.match(r"https?://", target):
+            name, _, anchor = target.partition("#")
+            path = document.parent / name if name else document
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), target
+
+
+@over_documents
+def test_every_path_in_the_repository_exists(document):
+    """Those in backticks that begin with a folder of the repository; a run makes some of them."""
+    folders = "cifar|stages|recipes|docs|tests|benchmarks|metrics|plots|\\.dvc|\\.ci|\\.github"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", document.read_text()):
+        assert (ROOT / path).exists() or path in set().union(*map(outputs, PIPELINE)), path
+
+
+@over_documents
+def test_every_make_target_and_module_exists(document):
+    text = document.read_text()
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = " ".join(re.findall(r"`+[^`]+`+", text))
+    assert set(re.findall(r"\bmake ([a-z]+)", code)) <= targets
+    for module in re.findall(r"\bpython -m ([\w.]+)", code):
+        path = ROOT / module.rstrip(".").replace(".", "/")
+        assert module in ("stages.", "pytest", "dvc", "pip") or path.with_suffix(".py").exists() or path.is_dir(), (
+            module
+        )
+
+
+@over_documents
+def test_every_dvc_and_recipes_command_can_be_parsed_and_names_recipes_that_exist(document):
+    for words, _ in commands(document):
+        if words[0] == "dvc":
+            get_main_parser().parse_args(words[1:])
+        elif words[:3] == ["python", "-m", "recipes"]:
+            arguments = parse(words[3:])
+            assert {*getattr(arguments, "recipes", []), getattr(arguments, "recipe", "fast")} <= set(RECIPES)
+
+
+def test_every_experiment_is_accepted_except_the_one_that_is_shown_refused(tmp_path):
+    refused = 0
+    for words, answer in itertools.chain(*map(commands, DOCUMENTS)):
+        changes = [change for flag, change in itertools.pairwise(words) if flag == "-S"]
+        recipes = [ROOT / f"recipes/{word}.yaml" for word in words if word in RECIPES]
+        for path in recipes or [ROOT / "params.yaml"]:
+            copy = tmp_path / "params.yaml"
+            copy.write_text(path.read_text())
+            for sweep in get_hydra_sweeps({"params.yaml": changes}) if changes else []:
+                apply_overrides(copy, sweep["params.yaml"])
+                if answer.startswith("error: "):
+                    with pytest.raises(InputError) as caught:
+                        check_params(read_yaml(copy), "params.yaml")
+                    assert answer == f"error: {caught.value}"
+                    refused += 1
+                else:
+                    check_params(read_yaml(copy), " ".join(words))
+    assert refused == 1
+
+
+def test_the_table_of_stages_and_the_diagram_are_the_pipeline():
+    assert [row[0] for row in rows(LAYOUT, "## The stages")][1:] == list(PIPELINE)
+    lines = README.split("```mermaid\n")[1].split("```")[0].splitlines()[1:]
+    chains = [re.split(r" -- [\w ,]+ --> ", line.strip()) for line in lines]
+    arrows = [arrow for chain in chains for arrow in itertools.pairwise(chain)]
+    assert arrows == [*itertools.pairwise(PIPELINE)]  # each stage and the next
+    for before, after in arrows:
+        deps = PIPELINE[after]["deps"]
+        assert any(f"{dep}/".startswith(f"{out}/") for dep in deps for out in outputs(before)), (before, after)
+
+
+def test_the_files_named_where_to_add_hold_what_they_are_said_to_hold():
+    items = re.findall(r"^\d\. (.+(?:\n   .+)*)", LAYOUT.split("\n## Where to add\n")[1], re.MULTILINE)
+    checked = 0
+    for code in (re.findall(r"`([^`]+)`", item) for item in items):
+        files = [ROOT / name for name in code if re.fullmatch(r"[\w/]+\.(py|yaml)", name)]
+        names = [name for name in code if re.fullmatch(r"_?[A-Za-z]\w+(\.\w+)?", name) and "." not in name]
+        text = "".join(path.read_text() for path in files)
+        for name in names if files else []:
+            assert re.search(rf"\b{name}\b", text) or (ROOT / "recipes" / name).exists(), (name, files)
+            checked += 1
+    assert checked > 10
+
+
+def test_readmes_table_of_recipes_equals_the_recipes():
+    table = rows(README, "## Recipes")[1:]
+    assert sorted(row[0] for row in table) == sorted(set(RECIPES) - {"demo"})
+    for name, _, parameters, epochs, *_ in table:
+        recipe = check_params(read_yaml(ROOT / f"recipes/{name}.yaml"), name)
+        with torch.device("meta"):  # shapes only, no numbers
+            network = build_network(recipe.model, seed=0)
+        count = sum(weights.numel() for weights in network.parameters())
+        assert (f"{count:,}", str(recipe.epochs)) == (parameters, epochs), name
+
+
+def test_the_page_on_recipes_names_each_of_them():
+    assert sorted(re.findall(r"\]\(([\w-]+)\.yaml\)", (ROOT / "recipes/README.md").read_text())) == RECIPES
+
+
+def test_the_demo_ends_with_the_figures_and_pictures_that_the_pipeline_makes():
+    shown = README.split("\n$ make demo\n")[1].split("\n```\n")[1:]
+    block = next(text for text in shown if "Pictures:" in text)
+    pictures = sorted(f".demo/{path}" for stage in PIPELINE for path in outputs(stage) if path.endswith(".png"))
+    assert block.split("Pictures:\n")[1].split() == pictures
+    heads = block.strip().splitlines()[0].split()
+    assert heads[1:] == sorted(json.loads((ROOT / "metrics/evaluate.json").read_text()))
+
+
+def test_every_accuracy_in_readme_is_in_the_results():
+    for table in ("## Real CIFAR-10", "## Recipes"):
+        for cell in itertools.chain(*rows(README, table)[1:]):
+            for accuracy in re.findall(r"0\.\d{4}(?: ± 0\.\d{4})?", cell):
+                assert accuracy in RESULTS or accuracy == "0.9404 ± 0.0015", accuracy  # its four runs are checked below
+
+
+def test_means_and_deviations_are_those_of_the_runs():
+    def stated(values: list[str]) -> str:
+        exact = [Decimal(value) for value in values]  # a mean of 0.94045 is no rounding error away from 0.9404
+        return f"{statistics.mean(exact):.4f} ± {statistics.stdev(exact):.4f}"
+
+    def by_seed(heading: str) -> list[list[str]]:
+        """The columns of a table with a row for each seed and one for the mean, without the seeds."""
+        lines = [row for row in rows(RESULTS, heading) if re.fullmatch(r"\d|mean", row[0])]
+        return [list(column) for column in zip(*lines, strict=True)][1:]
+
+    default, fast = (
+        next(row for row in rows(README, "## Real CIFAR-10") if row[0] == name) for name in ("default", "fast")
+    )
+    complete = rows(RESULTS, "## All complete runs")
+    runs = [row[6] for row in complete if row[0].startswith("default") and row[1] == "45,000"]
+    assert (len(runs), default[3]) == (4, stated(runs))
+    accuracies = by_seed("## The default")[0]
+    assert accuracies[-1] == stated(accuracies[:-1])
+    plain_b, augmented_b, _, plain_d, augmented_d, _ = by_seed("## fast")
+    for column in plain_b, augmented_b, plain_d, augmented_d:
+        mean = column.pop()
+        assert mean == stated(column)
+    assert fast[3:5] == [stated(plain_b + plain_d), stated(augmented_b + augmented_d)]
+
+
+def test_the_run_in_dvc_lock_has_the_accuracy_of_its_metrics():
+    (row,) = [row for row in rows(RESULTS, "## All complete runs") if row[0] == "default: dvc.lock's"]
+    assert float(row[6]) == json.loads((ROOT / "metrics/evaluate.json").read_text())["accuracy"]
