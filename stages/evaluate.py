@@ -1,7 +1,7 @@
 """Measure the trained network on the test images.
 
-Reads the model and the test images; writes the figures, the tables behind the confusion matrix and the accuracy of each
-class, and the predictions, on which the later stages build.
+Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and two tables:
+one for the confusion matrix, one with the accuracy of each class.
 """
 
 from functools import partial
@@ -34,30 +34,30 @@ def main() -> None:
     images, labels = load_split("test")
     if model.classes != load_classes():
         raise InputError(
-            f"the model tells {', '.join(model.classes)} apart, not the test images' classes; run `dvc repro`"
+            f"the model knows the classes {', '.join(model.classes)}, which are not the test images'; run `dvc repro`"
         )
 
     logits_of = partial(predict, model.network.to(pick_device()), images, model.mean, model.std)
     logits = logits_of()
-    predictions = predicted_classes(logits)
+    predicted = predicted_classes(logits)
 
-    save_predictions(Predictions(logits, labels, predictions))
+    save_predictions(Predictions(logits, labels, predicted))
     names = np.array(model.classes)
-    write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predictions]}))
+    write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
-    figures = {
+    scores = {
         "accuracy": accuracy(logits, labels),
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "loss": round(cross_entropy(logits, labels), 6),
         "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
-        "wrong": int(np.count_nonzero(predictions != labels)),
+        "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }
-    if params.test_time_augmentation != "none":  # reported beside, and used for nothing else
-        views = logits_of(augmentation=params.test_time_augmentation)
-        figures["tta_accuracy"] = accuracy(views, labels)
-    write_json("metrics/evaluate.json", figures)
+    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
+        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+        scores["tta_accuracy"] = accuracy(augmented_logits, labels)
+    write_json("metrics/evaluate.json", scores)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""List the network's mistakes, and show those of which it was surest.
+"""List the network's mistakes, and show the most confident ones.
 
-Reads the predictions and the test images; writes a table of all mistakes, one of the classes that are most often
-confused, and two galleries: the first mistakes, and as many correctly classified images.
+Reads the predictions and the test images. Writes a table of all mistakes, a table of the pairs of classes that are
+confused most often, and two galleries: the most confident mistakes, and as many correctly classified images.
 """
 
 from pathlib import Path
@@ -29,20 +29,21 @@ def main() -> None:
     save_mistakes(predictions, mistakes)
     write_csv(FOLDER / "confused_pairs.csv", pairs.head(PAIRS))
     of_all = f"on {len(labels)} test images"
-    for name, index, what in (
+    for name, indices, description in (
         ("gallery", mistakes, f"mistakes {of_all}, most confident first"),
         ("correct", correct, f"correct predictions {of_all}, each class's most confident first"),
     ):
-        shown = index[: params.gallery_size]
+        shown = indices[: params.gallery_size]
         captions = [
-            f"true: {classes[label]}\npredicted: {classes[predicted]}\n{confidence:.1%} sure"
-            for label, predicted, confidence in zip(
-                labels[shown], predictions.predictions[shown], predictions.confidences()[shown], strict=True
+            f"true: {classes[label]}\npredicted: {classes[prediction]}\n{confidence:.1%} sure"
+            for label, prediction, confidence in zip(
+                labels[shown], predictions.predicted[shown], predictions.confidences()[shown], strict=True
             )
         ]
-        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, f"{len(shown)} of {len(index)} {what}", captions)
-    for row in pairs.head(3).itertuples():
-        print(f"{row.images} of {row.of} images of {row.actual} taken for {row.predicted}")
+        title = f"{len(shown)} of {len(indices)} {description}"
+        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, title, captions=captions)
+    for pair in pairs.head(3).itertuples():
+        print(f"{pair.images} of {pair.of} images of {pair.actual} taken for {pair.predicted}")
 
 
 if __name__ == "__main__":

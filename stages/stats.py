@@ -47,7 +47,7 @@ def main() -> None:
     pairs = np.concatenate([originals.images, gap, augmented], axis=2)[:AUGMENTED]
     title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
     captions = [classes[label] for label in originals.labels[:AUGMENTED]]
-    draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions)
+    draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions=captions)
 
 
 if __name__ == "__main__":

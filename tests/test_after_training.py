@@ -1,4 +1,4 @@
-"""The stages after training, on a few noise images and an untrained network: what they write is what they say it is."""
+"""The stages after training, on a few images of noise and an untrained network: they write what they promise."""
 
 import json
 import shutil
@@ -18,6 +18,7 @@ from cifar.data.splits import Split, load_split, save_classes, save_split
 from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
+from cifar.results.gradcam import overlay
 from cifar.results.predictions import Predictions, save_predictions
 from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
@@ -36,7 +37,7 @@ def set_params(**changes) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
-    """A folder in which evaluate has run, its test images and the logits that they should have."""
+    """A folder in which evaluate has run, its test images and their expected logits."""
     folder = tmp_path_factory.mktemp("project")
     for name in "dvc.yaml", "params.yaml":
         shutil.copy(ROOT / name, folder)
@@ -54,7 +55,7 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
 
 @pytest.fixture
 def project(evaluated, tmp_path, monkeypatch) -> Path:
-    """A copy of that folder, the current one."""
+    """A copy of that folder, which is the working directory."""
     folder = Path(shutil.copytree(evaluated[0], tmp_path / "project"))
     monkeypatch.chdir(folder)
     set_params(gallery_size=7)
@@ -75,7 +76,7 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
     assert all(type(value) in (int, float) for value in figures.values())
 
 
-def test_test_time_augmentation_is_reported_beside_and_used_for_nothing_else(project):
+def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
     air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
     air["whitening_bias"] = {"start": "random", "epochs": 3, "lr_factor": 1.0}
     network, images = build_network(air, seed=0), load_split("test").images
@@ -83,7 +84,7 @@ def test_test_time_augmentation_is_reported_beside_and_used_for_nothing_else(pro
     alone = predict(network, images, MEAN, STD).argmax(1)
     labels = predict(network, images, MEAN, STD, augmentation="flip_shift").argmax(1).astype(np.uint8)
     assert 0 < np.count_nonzero(alone == labels) < len(labels)
-    save_split("test", Split(images, labels))  # the truth is what six views say
+    save_split("test", Split(images, labels))  # so that the six views are right about all images
     set_params(test_time_augmentation="flip_shift")
     evaluate.main()
     figures = json.loads(Path("metrics/evaluate.json").read_text())
@@ -141,7 +142,7 @@ def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(projec
         place_of(test.images[table["index"][7]], pixels)
 
 
-def test_the_other_sheets_show_the_same_correctly_classified_images(project, evaluated):
+def test_both_sheets_of_correct_predictions_show_the_same_images_in_the_same_order(project, evaluated):
     _, test, logits = evaluated
     misclassified.main()
     gradcam.main()
@@ -187,7 +188,7 @@ def test_each_layer_has_a_heatmap_beside_the_image(project, evaluated, layers):
 
 
 @pytest.mark.parametrize("wrong", [0, 2])
-def test_fewer_mistakes_than_the_gallery_holds_still_make_sheets(project, evaluated, wrong):
+def test_sheets_are_drawn_if_there_are_fewer_mistakes_than_gallery_size(project, evaluated, wrong):
     _, test, _ = evaluated
     predicted = test.labels.copy()
     predicted[:wrong] += 1
@@ -205,7 +206,7 @@ def test_fewer_mistakes_than_the_gallery_holds_still_make_sheets(project, evalua
 
 def test_an_empty_heatmap_leaves_the_image_grey_and_the_peak_is_bright():
     image = np.full((1, 2, 2, 3), 200, np.uint8)
-    overlaid = gradcam.overlay(image, np.array([[[0.0, 0.0], [0.0, 1.0]]], np.float32))
+    overlaid = overlay(image, np.array([[[0.0, 0.0], [0.0, 1.0]]], np.float32))
     assert np.abs(overlaid[0, 0, 0].astype(int) - 100).max() <= 2
     assert overlaid[0, 1, 1].min() > 170 and overlaid[0, 1, 1].argmin() == 2  # yellow: blue is its least
 
@@ -231,7 +232,7 @@ def test_a_missing_input_is_named(project, stage, path):
 
 def test_a_model_of_another_data_set_is_not_evaluated(project):
     save_classes([f"shape{k}" for k in range(10)])
-    with pytest.raises(InputError, match="the model tells airplane, .* apart"):
+    with pytest.raises(InputError, match="the model knows the classes airplane, .*, which are not the test images'"):
         evaluate.main()
 
 

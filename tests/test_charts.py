@@ -1,4 +1,4 @@
-"""The range test's picture: what is in it, that its legend hides nothing, and that its bytes repeat."""
+"""The range test's chart: its axis and marks, a legend that hides nothing, and the same bytes each time."""
 
 import numpy as np
 import pandas as pd

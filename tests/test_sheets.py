@@ -24,7 +24,7 @@ def boxes(sheet: np.ndarray, colour: np.ndarray) -> tuple[int, int, int, int]:
 
 
 def test_every_image_stands_whole_in_its_row_and_column(tmp_path):
-    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 2, "Three", ["a", "b", "c"])
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 2, "Three", captions=["a", "b", "c"])
     sheet = pixels(tmp_path / "sheet.png")
     first, second, third = (boxes(sheet, colour) for colour in COLOURS)
     assert {box[2:] for box in (first, second, third)} == {(128, 128)}  # four times 32
@@ -43,14 +43,19 @@ def test_a_pixel_becomes_a_square_of_its_own_colour(tmp_path):
 
 
 def test_a_strip_of_panels_keeps_its_width(tmp_path):
-    draw_sheet(tmp_path / "sheet.png", plain(COLOURS[:1], width=97), 1, "Strip", ["image and two heatmaps"])
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS[:1], width=97), 1, "Strip", captions=["image and two heatmaps"])
     assert boxes(pixels(tmp_path / "sheet.png"), COLOURS[0])[2:] == (128, 4 * 97)
 
 
 def test_captions_and_labels_cover_no_image(tmp_path):
     captions = ["true automobile\npredicted automobile 100.0 % sure\nand more"] * 3
     draw_sheet(
-        tmp_path / "sheet.png", plain(COLOURS), 2, "A title that is long " * 5, captions, ["automobile", "truck"]
+        tmp_path / "sheet.png",
+        plain(COLOURS),
+        2,
+        "A title that is long " * 5,
+        captions=captions,
+        row_labels=["automobile", "truck"],
     )
     sheet = pixels(tmp_path / "sheet.png")
     found = [boxes(sheet, colour) for colour in COLOURS]  # each is whole
@@ -75,21 +80,21 @@ def test_a_long_title_fills_its_lines_and_stays_inside(tmp_path):
 
 def test_captions_side_by_side_stand_on_the_same_lines(tmp_path):
     captions = ["true: eel\npredicted: frog", "true: eagle\nx", "true: lily\npredicted: cat"]  # an l in each first line
-    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions)
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions=captions)
     sheet = pixels(tmp_path / "sheet.png")
-    places = [boxes(sheet, colour) for colour in COLOURS]
-    inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in places]
+    images = [boxes(sheet, colour) for colour in COLOURS]
+    inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in images]
     tops = [np.flatnonzero(ink.any(axis=1)).min() for ink in inks]  # of the l
     assert len(set(tops)) == 1
 
 
 def test_the_same_sheet_has_the_same_bytes(tmp_path):
     for name in ("one.png", "other.png"):
-        draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", ["a", "b", "c"])
+        draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", captions=["a", "b", "c"])
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
 
 
 @pytest.mark.parametrize("captions", [[], None])
 def test_a_sheet_without_images_is_its_title(tmp_path, captions):
-    draw_sheet(tmp_path / "sheet.png", plain(COLOURS)[:0], 5, "No mistakes", captions)
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS)[:0], 5, "No mistakes", captions=captions)
     assert (pixels(tmp_path / "sheet.png") < 128).any()

@@ -192,7 +192,7 @@ class AirNet(Network):
 
 
 def whitening_filters(images: Tensor) -> Tensor:
-    """Filters (24, 3, 2, 2) whose outputs are uncorrelated and of unit variance over the patches of images (N, 3, H, W).
+    """Filters (24, 3, 2, 2) that whiten the patches of images (N, 3, H, W): outputs uncorrelated, of unit variance.
 
     They are the eigenvectors of the patches' covariance, each divided by the square root of its eigenvalue, and their
     negatives. A small constant under the root keeps noise from being amplified. Page, "How to Train Your ResNet 8"
