@@ -12,8 +12,8 @@ import pandas as pd
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
 from cifar.nn.inference import predict
-from cifar.nn.saved import load_model
-from cifar.results.predictions import Predictions, save_predictions
+from cifar.nn.saved import check_classes, load_model
+from cifar.results.predictions import PREDICTIONS, Predictions, save_predictions
 from cifar.results.scores import (
     accuracy,
     class_accuracy,
@@ -24,7 +24,7 @@ from cifar.results.scores import (
 )
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
-from cifar.system.process import InputError, run
+from cifar.system.process import printable, run
 
 
 def main() -> None:
@@ -32,10 +32,7 @@ def main() -> None:
     prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
-    if model.classes != load_classes():
-        raise InputError(
-            f"the model knows the classes {', '.join(model.classes)}, which are not the test images'; run `dvc repro`"
-        )
+    check_classes(model, load_classes())
 
     logits_of = partial(predict, model.network.to(pick_device()), images, model.mean, model.std)
     logits = logits_of()
@@ -58,6 +55,18 @@ def main() -> None:
         augmented_logits = logits_of(augmentation=params.test_time_augmentation)
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
+    print(result_line(scores, by_class))
+    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/confusion.csv, class_accuracy.csv")
+
+
+def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:
+    """The accuracy, the number of mistakes, and the three classes with the lowest accuracy."""
+    line = f"test accuracy {scores['accuracy']:.4f}: {scores['wrong']:,} of {scores['images']:,} wrong"
+    if "tta_accuracy" in scores:
+        line += f"; {scores['tta_accuracy']:.4f} with test-time augmentation"
+    weakest = by_class[by_class["accuracy"] < 1].nsmallest(3, "accuracy")
+    named = ", ".join(f"{printable(row[1])} {row.accuracy:.3f}" for row in weakest.itertuples())
+    return f"{line}; weakest classes: {named}" if named else line
 
 
 if __name__ == "__main__":

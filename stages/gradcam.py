@@ -7,10 +7,11 @@ gallery shows, and as many correctly classified images. Each image has its heatm
 from pathlib import Path
 
 from cifar.config.params import load_params
-from cifar.data.splits import load_split
-from cifar.nn.saved import load_model
+from cifar.data.splits import load_classes, load_split
+from cifar.nn.saved import check_classes, load_model
+from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
 from cifar.results.gradcam import heatmap_strips, legend
-from cifar.results.predictions import find_correct, load_mistakes, load_predictions
+from cifar.results.predictions import find_correct, load_mistakes, load_predictions, spread_over_classes
 from cifar.results.sheets import draw_sheet
 from cifar.system.process import run
 
@@ -21,22 +22,22 @@ TILES_ACROSS = 10  # images and heatmaps in a row, at most
 def main() -> None:
     params = load_params("gradcam")
     model = load_model()
+    check_classes(model, load_classes())
     test = load_split("test")
     predictions = load_predictions(test.labels)
     columns = TILES_ACROSS // (1 + len(params.gradcam.layers))
 
-    for name, indices in ("misclassified", load_mistakes(predictions)), ("correct", find_correct(predictions)):
-        shown = indices[: params.gallery_size]
-        images, labels = test.take(shown)
-        predicted = predictions.predicted[shown]
-        targets = predicted if params.gradcam.target == "predicted" else labels
-        strips = heatmap_strips(model, images, targets, params.gradcam)
-        title = f"{len(shown)} of {len(indices)} {name} test images\nBeside each: {legend(params.gradcam)}"
-        captions = [
-            f"true: {model.classes[label]}\npredicted: {model.classes[prediction]}"
-            for label, prediction in zip(labels, predicted, strict=True)
-        ]
-        draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions)
+    for name, indices, colours in (
+        ("misclassified", load_mistakes(predictions), MISTAKE_COLOURS),
+        ("correct", find_correct(predictions), CORRECT_COLOURS),
+    ):
+        shown = spread_over_classes(predictions, indices)[: params.gallery_size]
+        targets = (predictions.predicted if params.gradcam.target == "predicted" else test.labels)[shown]
+        strips = heatmap_strips(model, test.images[shown], targets, params.gradcam)
+        title = f"{len(shown)} of {len(indices):,} {name} test images\nBeside each: {legend(params.gradcam)}"
+        captions = prediction_captions(predictions, shown, model.classes)
+        draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions, caption_colours=colours)
+    print(f"written: {FOLDER}/misclassified.png, correct.png")
 
 
 if __name__ == "__main__":

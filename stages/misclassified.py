@@ -1,4 +1,4 @@
-"""List the network's mistakes, and show the most confident ones.
+"""List the network's mistakes, and show the most confident ones of each class.
 
 Reads the predictions and the test images. Writes a table of all mistakes, a table of the pairs of classes that are
 confused most often, and two galleries: the most confident mistakes, and as many correctly classified images.
@@ -8,10 +8,19 @@ from pathlib import Path
 
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
-from cifar.results.predictions import confused_pairs, find_correct, find_mistakes, load_predictions, save_mistakes
+from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
+from cifar.results.predictions import (
+    MISTAKES,
+    confused_pairs,
+    find_correct,
+    find_mistakes,
+    load_predictions,
+    save_mistakes,
+    spread_over_classes,
+)
 from cifar.results.sheets import draw_sheet
 from cifar.system.files import write_csv
-from cifar.system.process import run
+from cifar.system.process import printable, run
 
 FOLDER = Path("plots/misclassified")
 COLUMNS = 5
@@ -26,24 +35,24 @@ def main() -> None:
     mistakes, correct = find_mistakes(predictions), find_correct(predictions)
     pairs = confused_pairs(predictions, classes)
 
-    save_mistakes(predictions, mistakes)
+    save_mistakes(predictions, mistakes, classes)
     write_csv(FOLDER / "confused_pairs.csv", pairs.head(PAIRS))
-    of_all = f"on {len(labels)} test images"
-    for name, indices, description in (
-        ("gallery", mistakes, f"mistakes {of_all}, most confident first"),
-        ("correct", correct, f"correct predictions {of_all}, each class's most confident first"),
+    for name, indices, kind, colours in (
+        ("gallery", mistakes, "mistakes", MISTAKE_COLOURS),
+        ("correct", correct, "correct predictions", CORRECT_COLOURS),
     ):
-        shown = indices[: params.gallery_size]
-        captions = [
-            f"true: {classes[label]}\npredicted: {classes[prediction]}\n{confidence:.1%} sure"
-            for label, prediction, confidence in zip(
-                labels[shown], predictions.predicted[shown], predictions.confidences()[shown], strict=True
-            )
-        ]
-        title = f"{len(shown)} of {len(indices)} {description}"
-        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, title, captions=captions)
+        shown = spread_over_classes(predictions, indices)[: params.gallery_size]
+        title = (
+            f"{len(shown)} of {len(indices):,} {kind} on {len(labels):,} test images, "
+            "the most confident of each true class first"
+        )
+        captions = prediction_captions(predictions, shown, classes)
+        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, title, captions=captions, caption_colours=colours)
+
     for pair in pairs.head(3).itertuples():
-        print(f"{pair.images} of {pair.of} images of {pair.actual} taken for {pair.predicted}")
+        actual, predicted = (printable(name) for name in (pair.actual, pair.predicted))
+        print(f"{pair.images} of {pair.of} images of {actual} taken for {predicted}")
+    print(f"written: {MISTAKES} ({len(mistakes):,} mistakes), {FOLDER}/gallery.png, correct.png, confused_pairs.csv")
 
 
 if __name__ == "__main__":

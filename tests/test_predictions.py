@@ -13,8 +13,11 @@ from cifar.results.predictions import (
     load_predictions,
     save_mistakes,
     save_predictions,
+    spread_over_classes,
 )
 from cifar.system.process import InputError
+
+CLASSES = [f"class{k}" for k in range(10)]
 
 
 def predict_with(confidences: list[float], predicted: list[int], labels: list[int]) -> Predictions:
@@ -100,26 +103,31 @@ def test_mistakes_whose_rounded_confidences_are_equal_are_sorted_by_index():
     assert find_mistakes(predictions).tolist() == [0, 1, 2, 3]
 
 
-def test_correct_images_alternate_between_the_classes():
+def test_in_a_gallery_the_true_classes_take_turns():
     predictions = predict_with(
         [0.5, 0.9, 0.8, 0.6, 0.7, 0.99, 0.3], predicted=[2, 2, 7, 2, 7, 0, 4], labels=[2, 2, 7, 2, 7, 1, 4]
     )
-    # The most confident of classes 2, 4 and 7, the second of 2 and 7, the third of 2. Image 5 is a mistake.
-    assert find_correct(predictions).tolist() == [1, 6, 2, 3, 4, 0]
+    assert find_correct(predictions).tolist() == [1, 2, 4, 3, 0, 6]  # image 5 is a mistake
+    # The most confident of classes 2, 4 and 7, the second of 2 and 7, the third of 2.
+    assert spread_over_classes(predictions, find_correct(predictions)).tolist() == [1, 6, 2, 3, 4, 0]
+    assert spread_over_classes(predictions, find_mistakes(predictions)).tolist() == [5]
 
 
 def test_the_table_of_mistakes_is_what_the_contract_says(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
-    save_mistakes(predictions, find_mistakes(predictions), path)
-    assert path.read_text() == "index,label,predicted,confidence\n2,4,2,0.99\n4,9,3,0.8\n1,0,1,0.5\n"
+    save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
+    assert path.read_text() == (
+        "index,label,predicted,confidence,label_name,predicted_name\n"
+        "2,4,2,0.99,class4,class2\n4,9,3,0.8,class9,class3\n1,0,1,0.5,class0,class1\n"
+    )
     assert load_mistakes(predictions, path).tolist() == [2, 4, 1]
 
 
 def test_a_table_without_mistakes_is_a_table(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
     flawless = predictions._replace(labels=predictions.predicted)
-    save_mistakes(flawless, find_mistakes(flawless), path)
-    assert path.read_text() == "index,label,predicted,confidence\n"
+    save_mistakes(flawless, find_mistakes(flawless), CLASSES, path)
+    assert path.read_text() == "index,label,predicted,confidence,label_name,predicted_name\n"
     assert load_mistakes(flawless, path).tolist() == []
 
 
@@ -141,6 +149,6 @@ def test_a_table_of_other_predictions_is_refused(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
     with pytest.raises(InputError, match="misclassified.csv is missing; run `dvc repro`"):
         load_mistakes(predictions, path)
-    save_mistakes(predictions, find_mistakes(predictions), path)
+    save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
     with pytest.raises(InputError, match="is of other predictions; run `dvc repro misclassified`"):
         load_mistakes(predictions._replace(predicted=predictions.predicted[::-1]), path)

@@ -13,7 +13,7 @@ from torch import nn
 from cifar.data.splits import are_statistics
 from cifar.nn.networks import build_network
 from cifar.system.files import missing, read_json, replacing, write_json
-from cifar.system.process import InputError
+from cifar.system.process import InputError, printable
 
 FOLDER = Path("models")
 
@@ -46,6 +46,20 @@ def save_model(
     digest = hashlib.sha256(weights).hexdigest()
     ran = {"trained_on": list(trained_on)} if len(trained_on) > 1 else {}
     write_json(folder / "model.json", card | {"sha256": digest, "environment": environment} | ran)
+
+
+def check_classes(model: Model, classes: Sequence[str]) -> None:
+    """Raise InputError unless the model was trained on these classes."""
+    if len(model.classes) != len(classes):
+        raise InputError(
+            f"the model has {len(model.classes)} classes, the data set has {len(classes)}; run `dvc repro train`"
+        )
+    for number, (of_model, of_data) in enumerate(zip(model.classes, classes, strict=True)):
+        if of_model != of_data:
+            raise InputError(
+                f"class {number} of the model is {printable(of_model)}, class {number} of the data set is "
+                f"{printable(of_data)}; run `dvc repro train`"
+            )
 
 
 def load_model(folder: Path = FOLDER) -> Model:

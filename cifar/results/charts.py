@@ -5,13 +5,15 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cifar.system.files import replacing
+from cifar.results.figures import matplotlib_defaults, save_png
 
 
-def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str, float]) -> None:
+@matplotlib_defaults()
+def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str, float], warning: str = "") -> None:
     """Write a PNG of the loss, raw and smoothed, over the learning rate on a log axis.
 
     `curve` has the columns lr, loss and smoothed_loss. `suggestion` maps names to learning rates, which are marked.
+    A `warning` stands in red above the chart.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -25,5 +27,6 @@ def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str,
     axes.set(xscale="log", xlabel="learning rate (log scale)", ylabel="loss", title="Learning rate range test")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)  # below the axes, where it covers no line
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=120, metadata={"Software": None})
+    if warning:
+        figure.suptitle(warning, color="C3", fontsize=10, wrap=True)
+    save_png(figure, path, dpi=120)

@@ -1,5 +1,8 @@
 """Grad-CAM: heatmaps of the image regions that raise the logit of a class, and their drawing over the images."""
 
+import re
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 import torch
@@ -9,6 +12,7 @@ from torch import Tensor, nn
 from cifar.config.schema import GradCAM
 from cifar.nn.inference import normalise
 from cifar.nn.saved import Model
+from cifar.system.process import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
@@ -17,6 +21,7 @@ TARGETS = {"predicted": "predicted", "label": "true"}
 
 def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
     """Strips uint8 (N, H, W', 3): each image, then one heatmap for each layer, for the classes `targets` (N,)."""
+    check_layers(model.network, settings.layers)
     inputs = normalise(torch.from_numpy(images), model.mean, model.std)
     classes = torch.from_numpy(targets).long()
     gap = np.full_like(images[:, :, :1], 255)
@@ -24,6 +29,15 @@ def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settin
     for layer in settings.layers:
         panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, settings.method))]
     return np.concatenate(panels, axis=2)
+
+
+def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+    """Raise InputError if the network lacks one of the layers."""
+    names = {name for name, _ in network.named_modules()}
+    for layer in layers:
+        if layer not in names:
+            available = ", ".join(name for name, _ in network.named_children() if re.fullmatch("prep|layer[0-9]", name))
+            raise InputError(f"gradcam.layers names {layer!r}, but the trained model has {available}; run `dvc repro`")
 
 
 def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:

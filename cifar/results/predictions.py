@@ -1,5 +1,6 @@
 """The network's predictions for the test images: on disk, and sorted into mistakes and correct ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import BadZipFile
@@ -62,19 +63,26 @@ def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Prediction
 
 
 def find_mistakes(predictions: Predictions) -> np.ndarray:
-    """Indices (M,) of the wrongly classified images: the most confident first, equally confident ones by index."""
+    """Indices (M,) of the wrongly classified images: the most confident first, of equal ones the lowest index."""
     most_confident = np.argsort(-predictions.confidences(), kind="stable")
     is_wrong = predictions.predicted != predictions.labels
     return most_confident[is_wrong[most_confident]]
 
 
 def find_correct(predictions: Predictions) -> np.ndarray:
-    """Indices (N - M,) of the correctly classified images: the most confident of each class, then the second, …"""
+    """Indices (N - M,) of the correctly classified images: the most confident first, of equal ones the lowest index."""
     most_confident = np.argsort(-predictions.confidences(), kind="stable")
     is_correct = predictions.predicted == predictions.labels
-    correct = most_confident[is_correct[most_confident]]
-    by_class = [correct[predictions.labels[correct] == k] for k in range(10)]
-    ranks = np.concatenate([np.arange(len(indices)) for indices in by_class])
+    return most_confident[is_correct[most_confident]]
+
+
+def spread_over_classes(predictions: Predictions, indices: np.ndarray) -> np.ndarray:
+    """`indices` (M,) sorted so that the true classes take turns: the first index of each class, then the second, …
+
+    Within a class the order stays. Without this, one class can fill a whole gallery.
+    """
+    by_class = [indices[predictions.labels[indices] == k] for k in range(10)]
+    ranks = np.concatenate([np.arange(len(of_class)) for of_class in by_class])
     return np.concatenate(by_class)[np.argsort(ranks, kind="stable")]
 
 
@@ -102,13 +110,21 @@ def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["pair", "actual", "predicted", "images", "of"])
 
 
-def save_mistakes(predictions: Predictions, mistakes: np.ndarray, path: Path = MISTAKES) -> None:
-    """Write a CSV of the images with the indices `mistakes` (M,): columns index, label, predicted, confidence."""
+def save_mistakes(
+    predictions: Predictions, mistakes: np.ndarray, classes: Sequence[str], path: Path = MISTAKES
+) -> None:
+    """Write a CSV of the images with the indices `mistakes` (M,).
+
+    The columns are index, label, predicted, confidence, and the names of the two classes: label_name, predicted_name.
+    """
+    names = np.array(classes)
     columns = {
         "index": mistakes,
         "label": predictions.labels[mistakes],
         "predicted": predictions.predicted[mistakes],
         "confidence": predictions.confidences()[mistakes],
+        "label_name": names[predictions.labels[mistakes]],
+        "predicted_name": names[predictions.predicted[mistakes]],
     }
     write_csv(path, pd.DataFrame(columns))
 

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from cifar.system.files import replacing
+from cifar.results.figures import matplotlib_defaults, save_png
+from cifar.system.process import printable
 
 # Lengths are in pixels, font sizes in points.
 DPI = 100
@@ -20,26 +23,30 @@ GAP, MARGIN = 8, 16
 TILE = 128  # images are enlarged by the largest whole factor that keeps their height within this
 
 
+@matplotlib_defaults()
 def draw_sheet(
     path: Path,
     images: np.ndarray,
     columns: int,
     title: str,
     *,
-    captions: Sequence[str] | None = None,
-    row_labels: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
+    caption_colours: Sequence[str] = (),
+    row_labels: Sequence[str] = (),
 ) -> None:
     """Write a PNG with the images uint8 (N, H, W, 3) row by row on white, each pixel enlarged to a square.
 
-    `captions`, one for each image, stand below the images; `row_labels`, one for each row, stand to their left. Line
-    breaks are kept, and a long title is wrapped. An image may be a strip of several. A sheet without images is a title.
+    `captions`, one for each image, stand below the images. Their lines have the `caption_colours`, or are black.
+    `row_labels`, one for each row, stand to the left of the images. Line breaks are kept. Long captions and labels are
+    shortened, a long title is wrapped. An image may be a strip of several. A sheet without images is a title.
     """
     factor = max(1, TILE // images.shape[1])
     tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
     count, height, width, _ = tiles.shape
-    captions, row_labels = captions or [], row_labels or []
-    caption_height = LINE * max((text.count("\n") + 1 for text in captions), default=0)
-    cell_width, cell_height = max(width, _widest(captions)) + GAP, height + caption_height + GAP
+    captions = [[printable(line) for line in text.split("\n")] for text in captions]
+    row_labels = [printable(text) for text in row_labels]
+    caption_height = LINE * max(map(len, captions), default=0)
+    cell_width, cell_height = max([width, *map(_widest, captions)]) + GAP, height + caption_height + GAP
     left = MARGIN + (_widest(row_labels) + GAP if row_labels else 0)
     sheet_width = max(left + min(columns, count) * cell_width - GAP + MARGIN, 2 * TILE)
     title_lines = [line for text in title.split("\n") for line in _wrap(text, sheet_width - 2 * MARGIN)]
@@ -47,24 +54,22 @@ def draw_sheet(
     sheet_height = top + math.ceil(count / columns) * cell_height - GAP + MARGIN
 
     figure = Figure(figsize=(sheet_width / DPI, sheet_height / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
+    write = partial(figure.text, parse_math=False)  # a class name may hold dollar signs
     pixels = np.full((sheet_height, sheet_width, 3), 255, dtype=np.uint8)
     for i, tile in enumerate(tiles):
         x, y = left + i % columns * cell_width + (cell_width - GAP - width) // 2, top + i // columns * cell_height
         pixels[y : y + height, x : x + width] = tile
-        if captions:
-            for number, line in enumerate(captions[i].split("\n"), start=1):
-                # Aligned by the baseline: matplotlib's other alignments depend on the letters of the line.
-                position = (x + width / 2) / sheet_width, 1 - (y + height + number * LINE - DESCENT) / sheet_height
-                figure.text(*position, line, size=FONT, ha="center", va="baseline")
+        lines = captions[i] if captions else []
+        for number, (line, colour) in enumerate(zip_longest(lines, caption_colours[: len(lines)]), start=1):
+            # Aligned by the baseline: matplotlib's other alignments depend on the letters of the line.
+            position = (x + width / 2) / sheet_width, 1 - (y + height + number * LINE - DESCENT) / sheet_height
+            write(*position, line, size=FONT, color=colour or "black", ha="center", va="baseline")
     for row, label in enumerate(row_labels):
         middle = 1 - (top + row * cell_height + height / 2) / sheet_height
-        figure.text((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
-    figure.text(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, "\n".join(title_lines), size=TITLE_FONT, va="top")
+        write((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
+    write(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, "\n".join(title_lines), size=TITLE_FONT, va="top")
     figure.figimage(pixels)
-
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+    save_png(figure, path, DPI)
 
 
 def _wrap(text: str, width: int) -> list[str]:
@@ -80,9 +85,8 @@ def _wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def _widest(texts: Sequence[str], size: int = FONT) -> int:
-    """The width in pixels of the widest line of `texts`, in the captions' font size or another."""
+def _widest(lines: Sequence[str], size: int = FONT) -> int:
+    """The width in pixels of the widest of `lines`, in the captions' font size or another."""
     renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
     font = FontProperties(size=size)
-    lines = [line for text in texts for line in text.split("\n")]
     return int(max((renderer.get_text_width_height_descent(line, font, False)[0] for line in lines), default=0)) + 1

@@ -121,6 +121,16 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def printable(text: str, length: int = 40) -> str:
+    """`text`, for example a class name, for one line of a terminal or picture.
+
+    Control characters are escaped. A text of more than `length` characters loses its middle.
+    """
+    if len(text) > length:
+        text = f"{text[: length // 2]}...{text[len(text) - length // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def progress(items: Iterable, total: int, label: str, unit: str, **options) -> tqdm:
     """`items` with a progress bar on a terminal, and in silence where stderr is a file or a pipe."""
     return tqdm(
