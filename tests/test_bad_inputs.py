@@ -201,7 +201,7 @@ WRONG = [
     ("evaluate", CARD, entries(put("network", SPEC | {"width": 8})), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("std", [0, 0, 0])), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), f"does not fit {CARD}"),
-    ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "the model knows the classes a, b, c"),
+    ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
     ("evaluate", "data/dataset/test_images.npy", flipped, "is damaged, or data/dataset/test.sha256 is"),
     ("misclassified", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
     ("misclassified", PREDICTIONS, cut, f"{PREDICTIONS} is damaged"),

@@ -1,12 +1,12 @@
 """The range test's chart: its axis and marks, a legend that hides nothing, and the same bytes each time."""
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
-from test_sheets import MATPLOTLIBRC
+from pixels import MATPLOTLIBRC
 
 from cifar.results.charts import draw_range_test
 
