@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
+from benchmarks.report import STATISTICS, params_of, report, spread, synchronise, turn
 from benchmarks.throughput import WARM_UP, our_training, random_images, use_plain_layers
-from cifar.config.schema import IMAGE_SIZE
+from cifar.config.schema import IMAGE_SIZE, Lookahead
 from cifar.data.splits import Split
 from cifar.nn.inference import normalise
 from cifar.nn.networks import build_network
@@ -40,14 +40,14 @@ def airbench94_training(split: Split) -> Callable[[int], None]:
     device = pick_device()
     precision = pick_precision("auto", device)
     network = airbench94_network().to(device)
-    images = normalise(torch.from_numpy(split.images).to(device), MEAN, STD)
+    images = normalise(torch.from_numpy(split.images).to(device), STATISTICS)
     network.fit_to(images[:5000])
     images = torch.where(torch.rand(len(images), 1, 1, 1, device=device) < 0.5, images, images.flip(-1))
     padded = F.pad(images, (PADDING,) * 4, "reflect")
     labels = torch.from_numpy(split.labels).to(device).long()
     loss_of = nn.CrossEntropyLoss(label_smoothing=0.2, reduction="sum")
     optimizer = torch.optim.SGD(groups(network), momentum=MOMENTUM, nesterov=True)
-    average = build_average(network, {"name": "lookahead", "decay": 0.95**5, "every": 5}, STEPS)
+    average = build_average(network, Lookahead(name="lookahead", decay=0.95**5, every=5), STEPS)
     epochs = count()
 
     def train(steps: int) -> None:
@@ -70,8 +70,8 @@ def airbench94_training(split: Split) -> Callable[[int], None]:
 
 def airbench94_network() -> nn.Module:
     """Its network, of 1,972,792 parameters, by PyTorch's own layers, the first layer's bias frozen."""
-    model = params_of("fast").model.model_dump()  # the same but for the scale of the logits
-    network = build_network(model | {"logit_scale": 1 / 9}, seed=0)
+    spec = params_of("fast").model.model_copy(update={"logit_scale": 1 / 9})  # the only difference
+    network = build_network(spec, seed=0)
     use_plain_layers(network)
     network.prep.requires_grad_(False)
     return network

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
-from benchmarks.report import MEAN, params_of, report, spread, turn
+from benchmarks.report import STATISTICS, params_of, report, spread, turn
 from cifar.data.policy import augment_batch, build_policy
 
 BATCH = 512
-COLOUR = tuple(round(255 * channel) for channel in MEAN)
+COLOUR = tuple(round(255 * channel) for channel in STATISTICS.mean)
 
 
 def ours(images: np.ndarray) -> Callable[[], object]:
-    policy = build_policy([(step.name, step.arguments) for step in params_of("default").augment], MEAN)
+    policy = build_policy([(step.name, step.arguments) for step in params_of("default").augment], STATISTICS.mean)
     batch, index = torch.from_numpy(images), np.arange(len(images))
     return lambda: augment_batch(policy, batch, index, (0, 0, 0))
 

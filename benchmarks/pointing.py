@@ -30,13 +30,13 @@ def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
     return float(hits.mean()), float(masks.mean())
 
 
-def maps_of(model: Model, images: np.ndarray, layer: str, targets: np.ndarray, method: str) -> np.ndarray:
+def maps_of(model: Model, images: np.ndarray, layer: str, targets: np.ndarray, *, method: str) -> np.ndarray:
     """The heatmaps (N, H, W) of uint8 images (N, H, W, 3)."""
     parts = []
     for start in range(0, len(images), BLOCK):
-        inputs = normalise(torch.from_numpy(images[start : start + BLOCK]), model.mean, model.std)
+        inputs = normalise(torch.from_numpy(images[start : start + BLOCK]), model.statistics)
         classes = torch.from_numpy(targets[start : start + BLOCK])
-        parts.append(heatmaps(model.network, inputs, layer, classes, method))
+        parts.append(heatmaps(model.network, inputs, layer, classes, method=method))
     return np.concatenate(parts)
 
 
@@ -50,11 +50,11 @@ def main() -> None:
     drawn, masks = draw_split(len(test.labels), params.seed, "test")
     if not np.array_equal(drawn.images, test.images):
         raise InputError("the test images are not the shapes that params.yaml has drawn; run `make demo`")
-    predicted = predict(model.network, test.images, model.mean, model.std).argmax(axis=1)
+    predicted = predict(model.network, test.images, model.statistics).argmax(axis=1)
     rows = []
     for method in CHANNEL_WEIGHTS:
         for layer in LAYERS[params.model.name]:
-            on_shape, by_chance = hit_rates(maps_of(model, test.images, layer, predicted, method), masks)
+            on_shape, by_chance = hit_rates(maps_of(model, test.images, layer, predicted, method=method), masks)
             rows.append({"method": method, "layer": layer, "on the shape": on_shape, "by chance": by_chance})
     accuracy = float((predicted == test.labels).mean())
     report(__file__, rows, device="cpu", computed_in="float32", images=len(masks), accuracy=accuracy)

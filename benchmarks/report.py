@@ -14,10 +14,11 @@ import torch
 
 from cifar.config.params import check_params, read_yaml
 from cifar.config.schema import Params
+from cifar.data.splits import Statistics
 from cifar.system.device import environment, pick_device, pick_precision
 from cifar.system.files import write_json
 
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]  # of CIFAR-10
+STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # of CIFAR-10
 
 
 def params_of(recipe: str) -> Params:

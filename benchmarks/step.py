@@ -14,7 +14,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import MEAN, params_of, report, spread, synchronise
+from benchmarks.report import STATISTICS, params_of, report, spread, synchronise
 from benchmarks.throughput import random_images, trainer_of
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
@@ -77,8 +77,8 @@ def main() -> None:
     trainer = trainer_of(params, split.images)
     limit = matrix_product_flops(trainer.precision, trainer.device)
     flops = flops_an_image(trainer)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
-    batches = feed(split, policy, trainer.device, params.batch_size, seed=0)(0)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean)
+    batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
     for _ in range(2):
         trainer.step(next(batches), 0.01).tolist()
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.report import MEAN, STD, params_of, report, spread, synchronise, turn
-from cifar.config.schema import Params
+from benchmarks.report import STATISTICS, params_of, report, spread, synchronise, turn
+from cifar.config.schema import NoAverage, NoFilter, Params
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.data.splits import Split
@@ -28,7 +28,7 @@ from cifar.nn.convolutions import Conv3x3
 from cifar.nn.networks import build_network
 from cifar.nn.norms import ActivatedNorm, NormGELU, NormReLU
 from cifar.system.device import pick_device, pick_precision, prepare
-from cifar.training.trainer import Trainer, build_loss, build_trainer, train_epoch
+from cifar.training.trainer import Trainer, TrainerSpec, build_loss, build_trainer, train_epoch
 
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps
@@ -45,7 +45,7 @@ class PlainImages(Dataset):
             v2.RandomHorizontalFlip(),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(MEAN, STD),
+            v2.Normalize(*STATISTICS),
             v2.RandomErasing(p=1.0, scale=(1 / 16, 1 / 16), ratio=(1, 1)),
         ])  # fmt: skip
 
@@ -76,10 +76,10 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, by the plain loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # else float32 is not float32 on a GPU
-    network = build_network(params.model.model_dump(), seed=0).to(device, memory_format=torch.contiguous_format)
+    network = build_network(params.model, seed=0).to(device, memory_format=torch.contiguous_format)
     use_plain_layers(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    loss_of = build_loss(params.loss.model_dump())
+    loss_of = build_loss(params.loss)
     loader = DataLoader(PlainImages(split), params.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     batches = iter(loader)
 
@@ -95,20 +95,23 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
 
 
 def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it; a filter and an average would be beside it."""
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
-    specs = {name: section.model_dump() for name, section in sections.items()}
-    regularisation = params.regularise, params.bias_lr_factor, params.l1
-    return build_trainer(specs, *regularisation, MEAN, STD, params.precision, 0, images, params.compile)
+    """The pipeline's trainer, as stages/train.py builds it, but without an average and a filter."""
+    spec = TrainerSpec(
+        model=params.model, optimizer=params.optimizer, loss=params.loss,
+        average=NoAverage(name="none"), filter=NoFilter(name="none"),
+        regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
+        steps=1, precision=params.precision, compile=params.compile, seed=0,
+    )  # fmt: skip
+    return build_trainer(spec, STATISTICS, images)
 
 
 def our_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, as the pipeline does."""
     prepare(params.deterministic)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    batches = feed(split, policy, trainer.device, params.batch_size, seed=0)(0)
+    batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
 
     def train(steps: int) -> None:
         for _ in train_epoch(trainer, islice(batches, steps), [0.01] * steps, [0.9] * steps, first_step=0):

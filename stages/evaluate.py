@@ -34,7 +34,7 @@ def main() -> None:
     images, labels = load_split("test")
     check_classes(model, load_classes())
 
-    logits_of = partial(predict, model.network.to(pick_device()), images, model.mean, model.std)
+    logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits = logits_of()
     predicted = predicted_classes(logits)
 

@@ -1,12 +1,13 @@
-"""Find the learning rate: a range test on the very network, images and optimizer that train will use.
+"""Find the learning rate: a range test with the network, images and optimizer of the training.
 
-All images of a batch count, for a filter would change them from step to step, and the loss with them.
+It trains on all images of a batch, because a filter would pick other images at each step and so change the loss.
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 
 from itertools import count
 
 from cifar.config.params import load_params
+from cifar.config.schema import NoAverage, NoFilter
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.data.splits import hold_out, load_split, load_statistics
@@ -16,27 +17,30 @@ from cifar.system.files import write_csv, write_json
 from cifar.system.process import progress, run
 from cifar.training.lr_sweep import suggest, sweep
 from cifar.training.schedules import exponential
-from cifar.training.trainer import build_trainer
+from cifar.training.trainer import TrainerSpec, build_trainer
 
 
 def main() -> None:
     params = load_params("lr_find")
+    test = params.lr_find
     prepare(params.deterministic)
     train = load_split("train")
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    mean, std = load_statistics()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], mean)
-    sections = {"model": params.model, "optimizer": params.optimizer, "loss": params.loss}
-    specs = {name: section.model_dump() for name, section in sections.items()}
-    regularisation = params.regularise, params.bias_lr_factor, params.l1
-    trainer = build_trainer(specs, *regularisation, mean, std, params.precision, params.seed, train.images)
+    statistics = load_statistics()
 
-    test = params.lr_find
-    lrs = exponential(test.steps, test.lr_start, test.lr_end)
-    batches_of = feed(train, policy, trainer.device, params.batch_size, params.seed)
+    spec = TrainerSpec(
+        model=params.model, optimizer=params.optimizer, loss=params.loss,
+        average=NoAverage(name="none"), filter=NoFilter(name="none"),
+        regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
+        steps=test.steps, precision=params.precision, compile=False, seed=params.seed,
+    )  # fmt: skip
+    trainer = build_trainer(spec, statistics, train.images)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
+    batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     endless = (batch for epoch in count() for batch in batches_of(epoch))
     batches = progress(endless, test.steps, "range test", "step")
-    curve = sweep(trainer, batches, lrs, test.smoothing, test.stop_factor)
+    lrs = exponential(test.steps, test.lr_start, test.lr_end)
+    curve = sweep(trainer, batches, lrs, smoothing=test.smoothing, stop_factor=test.stop_factor)
     suggestion = suggest(curve)
 
     curve["suggestion"] = ""
@@ -45,8 +49,8 @@ def main() -> None:
     write_csv("plots/lr_find/curve.csv", curve)
     draw_range_test("plots/lr_find/curve.png", curve, suggestion)
     write_json("metrics/lr_find.json", suggestion | {"steps": len(curve)})
-    found = ", ".join(f"{name} {lr:.3g}" for name, lr in suggestion.items())
-    print(f"range test: {len(curve)} steps; {found or 'no suggestion, for the loss falls nowhere'}")
+    rates = ", ".join(f"{name} {lr:.3g}" for name, lr in suggestion.items())
+    print(f"range test: {len(curve)} steps; {rates or 'no suggestion, because the loss never falls'}")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ import pytest
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
+from specs import AIRNET, CUSTOM_RESNET, changed
 
 from cifar.config.params import read_yaml
-from cifar.data.splits import Split, load_split, save_classes, save_split
+from cifar.data.splits import Split, Statistics, load_split, save_classes, save_split
 from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
@@ -24,8 +25,7 @@ from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
 
 ROOT = Path(__file__).parents[1]
-SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
-MEAN, STD = [0.5, 0.5, 0.5], [0.29, 0.29, 0.29]
+STATISTICS = Statistics((0.5,) * 3, (0.29,) * 3)
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -45,12 +45,12 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
     save_split("test", test, folder / "data/dataset")
     save_classes(CLASSES, folder / "data/dataset")
-    network = build_network(SPEC, seed=0)
-    save_model(Model(network, MEAN, STD, CLASSES), SPEC, {}, folder=folder / "models")
+    network = build_network(CUSTOM_RESNET, seed=0)
+    save_model(Model(network, STATISTICS, CLASSES), CUSTOM_RESNET, {}, folder=folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         evaluate.main()
-    return folder, test, predict(network, test.images, MEAN, STD)
+    return folder, test, predict(network, test.images, STATISTICS)
 
 
 @pytest.fixture
@@ -77,12 +77,11 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
 
 
 def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
-    air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
-    air["whitening_bias"] = {"start": "random", "epochs": 3, "lr_factor": 1.0}
+    air = changed(AIRNET, whitening_bias={"start": "random"})
     network, images = build_network(air, seed=0), load_split("test").images
-    save_model(Model(network, MEAN, STD, CLASSES), air, {})
-    alone = predict(network, images, MEAN, STD).argmax(1)
-    labels = predict(network, images, MEAN, STD, augmentation="flip_shift").argmax(1).astype(np.uint8)
+    save_model(Model(network, STATISTICS, CLASSES), air, {})
+    alone = predict(network, images, STATISTICS).argmax(1)
+    labels = predict(network, images, STATISTICS, augmentation="flip_shift").argmax(1).astype(np.uint8)
     assert 0 < np.count_nonzero(alone == labels) < len(labels)
     save_split("test", Split(images, labels))  # so that the six views are right about all images
     set_params(test_time_augmentation="flip_shift")

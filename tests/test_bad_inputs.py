@@ -17,6 +17,7 @@ import pytest
 import torch
 from dvc.utils.hydra import apply_overrides
 from safetensors.numpy import load_file, save_file
+from specs import CUSTOM_RESNET
 
 from cifar.data.splits import load_classes, load_statistics
 from cifar.nn.networks import build_network
@@ -25,7 +26,6 @@ from cifar.system.files import write_checksums, write_json
 from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
-SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 TINY = ["dataset=shapes", "shapes.train=60", "shapes.test=50", "val_size=20", "batch_size=20", "lr_max=find"]
 ARCHIVE = "cifar-10-python.tar.gz"
 
@@ -44,7 +44,7 @@ def whole(tmp_path_factory) -> Path:
         for stage in ("download", "stats"):
             import_module(f"stages.{stage}").main()
         write_json("metrics/lr_find.json", {"lr_max": 0.1, "lr_min": 0.01, "steps": 30})
-        save_model(Model(build_network(SPEC, seed=0), *load_statistics(), load_classes()), SPEC, {})
+        save_model(Model(build_network(CUSTOM_RESNET, seed=0), load_statistics(), load_classes()), CUSTOM_RESNET, {})
         for stage in ("evaluate", "misclassified"):
             import_module(f"stages.{stage}").main()
     return folder
@@ -198,7 +198,7 @@ WRONG = [
     ("evaluate", CARD, gone, f"{CARD} is missing"),
     ("evaluate", CARD, cut, f"{CARD} is not valid JSON"),
     ("evaluate", CARD, entries(put("network", {"name": "vgg"})), f"does not fit {CARD}"),
-    ("evaluate", CARD, entries(put("network", SPEC | {"width": 8})), f"does not fit {CARD}"),
+    ("evaluate", CARD, entries(put("network", CUSTOM_RESNET.model_dump() | {"width": 8})), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("std", [0, 0, 0])), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), f"does not fit {CARD}"),
     ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),

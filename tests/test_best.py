@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from specs import GREY, changed, trainer_spec
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -11,13 +12,11 @@ from cifar.config.params import check_params, read_yaml
 from cifar.data.shapes import draw_split
 from cifar.data.splits import Batch
 from cifar.nn.inference import normalise
-from cifar.training.averaging import build_average
 from cifar.training.hardest import build_filter
 from cifar.training.schedules import plan
 from cifar.training.trainer import build_trainer, train_epoch
 
 PATH = Path(__file__).parents[1] / "recipes/best.yaml"
-MEAN, STD = [0.5] * 3, [0.25] * 3
 STEPS, BATCH = 15, 64
 
 # The source's figures: a learning rate and a decay for steps of unit length on 1,024 images and for losses summed over
@@ -49,26 +48,29 @@ def source_step(optimizer: torch.optim.SGD, loss: Tensor, share: float) -> None:
 
 def test_best_picks_the_images_and_moves_the_weights_as_its_source_does():
     params = check_params(read_yaml(PATH), PATH)
-    specs = {name: getattr(params, name).model_dump() for name in ("model", "optimizer", "loss", "average", "filter")}
-    specs["model"]["widths"], specs["filter"]["model"]["widths"] = [16, 24, 32], [8, 8, 8]  # or it would take long
+    names = "optimizer", "loss", "average", "regularise", "bias_lr_factor", "l1"
+    spec = trainer_spec(
+        model=changed(params.model, widths=[16, 24, 32]),  # or it would take long
+        filter=changed(params.filter, model=changed(params.filter.model, widths=[8, 8, 8])),
+        steps=STEPS,
+        **{name: getattr(params, name) for name in names},
+    )
     split, _ = draw_split(STEPS * BATCH, 0, "train")
     batches = Batch(torch.from_numpy(split.images), torch.from_numpy(split.labels).long())
-    batches = [Batch(*some) for some in zip(*(values.split(BATCH) for values in batches), strict=True)]
-    arguments = specs, params.regularise, params.bias_lr_factor, params.l1, MEAN, STD, "fp32", 0, split.images
+    batches = [Batch(*pair) for pair in zip(*(values.split(BATCH) for values in batches), strict=True)]
 
-    (lrs,), (momenta,) = plan(
-        params.schedule.model_dump() | {"peak_epoch": 0.1}, (1, STEPS), params.lr_min, params.lr_max, MOMENTUM, []
-    )
-    trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
-    average = build_average(trainer.network, specs["average"], STEPS)
-    network, proxy = build_trainer(*arguments).network, build_filter(*arguments).proxy.network
+    limits = {"lr_min": params.lr_min, "lr_max": params.lr_max, "momentum": MOMENTUM}
+    (lrs,), (momenta,) = plan(changed(params.schedule, peak_epoch=0.1), (1, STEPS), **limits)
+    trainer, image_filter = (build(spec, GREY, split.images) for build in (build_trainer, build_filter))
+    network = build_trainer(spec, GREY, split.images).network
+    proxy = build_filter(spec, GREY, split.images).proxy.network
     picked = list(image_filter.narrow(0, batches, lrs, momenta))
-    list(train_epoch(trainer._replace(average=average), picked, lrs, momenta, first_step=0))
+    list(train_epoch(trainer, picked, lrs, momenta, first_step=0))
 
     optimizer, proxy_optimizer = source_optimizer(network), source_optimizer(proxy)
     slow = {name: value.clone() for name, value in network.state_dict().items()}
     for step, (batch, lr) in enumerate(zip(batches, lrs, strict=True)):
-        images, share = normalise(batch.images, MEAN, STD), lr / (LR * KEPT)
+        images, share = normalise(batch.images, GREY), lr / (LR * KEPT)
         losses = cross_entropy(proxy(images), batch.labels, reduction="none", label_smoothing=0.2)
         hard = losses.argsort()[-BATCH // 2 :].sort().values
         if step % 4 == 0:
@@ -82,7 +84,7 @@ def test_best_picks_the_images_and_moves_the_weights_as_its_source_does():
                 if value.is_floating_point():
                     value.copy_(slow[name].lerp_(value, 1 - kept))
 
-    found = average.model.module.state_dict()
+    found = trainer.average.model.module.state_dict()
     off = {
         name: ((found[name] - value).norm() / value.norm().clamp(min=1e-9)).item()
         for name, value in network.state_dict().items()

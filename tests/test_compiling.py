@@ -4,13 +4,14 @@ import os
 import shutil
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch._inductor.config as inductor
-from test_optimizers import MUON
+from specs import AIRNET, GREY, LOSS, MUON, changed, trainer_spec
 
 from cifar.data.splits import Batch
 from cifar.system.process import InputError
@@ -18,16 +19,18 @@ from cifar.training.compiling import Compiled, compile_seconds
 from cifar.training.trainer import Trainer, build_trainer
 
 COMPILER, HEADER = os.environ.get("CXX", "g++"), Path(sysconfig.get_path("include"), "Python.h")
-AIRNET = {
-    "name": "airnet", "widths": [8, 16, 16], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1,
-    "whitening_bias": {"start": "random", "epochs": 3, "lr_factor": 8.0},
-}  # fmt: skip
-SPECS = {"model": AIRNET, "optimizer": MUON, "loss": {"name": "cross_entropy", "label_smoothing": 0.2}}
+SPEC = trainer_spec(
+    model=changed(AIRNET, widths=[8, 16, 16], whitening_bias={"start": "random", "lr_factor": 8.0}),
+    optimizer=MUON,
+    loss=changed(LOSS, label_smoothing=0.2),
+    bias_lr_factor=8.0,
+    compile=True,
+)
 
 
 def make_trainer() -> Trainer:
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
-    return build_trainer(SPECS, "all", 8.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, images, compiled=True)
+    return build_trainer(SPEC, GREY, images)
 
 
 def random_batch(seed: int) -> Batch:
@@ -40,7 +43,7 @@ def random_batch(seed: int) -> Batch:
 def test_steps_of_a_compiled_network_are_those_of_the_network_and_compiling_is_told_apart():
     one, other = make_trainer(), make_trainer()
     assert other.forward is other.network  # a processor has kernels of our own
-    other = other._replace(forward=Compiled(other.network))
+    other = replace(other, forward=Compiled(other.network))
     started, compiling = time.monotonic(), compile_seconds()
     for seed in range(3):
         found = [trainer.step(random_batch(seed), 0.05, 0.9).tolist() for trainer in (one, other)]

@@ -106,6 +106,28 @@ def test_rooms_import_downwards_only():
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_at_most_80_lines(stage):
+    assert len((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_functions_take_at_most_four_arguments_by_position():
+    """The `forward` of a torch.autograd.Function is exempt: PyTorch passes it everything by position."""
+    checked = 0
+    for path in [
+        path for folder in ("cifar", "stages", "recipes", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")
+    ]:
+        for node in ast.walk(parse(path)):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            names = [argument.arg for argument in node.args.posonlyargs + node.args.args]
+            is_autograd = getattr(node, "name", "") in ("forward", "backward") and names[0] in ("ctx", "context")
+            checked += 1
+            by_position = [name for name in names if name not in ("self", "cls")]
+            assert is_autograd or len(by_position) <= 4, f"{path}:{node.lineno} takes {', '.join(by_position)}"
+    assert checked > 100
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_params_are_what_it_reads_no_more_and_no_less(stage):
     tree = parse(ROOT / f"stages/{stage}.py")
     attributes = [

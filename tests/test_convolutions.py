@@ -28,7 +28,7 @@ def run(convolution, images, cotangent):
 )
 def test_equals_direct_convolution(size, bias):
     torch.manual_seed(0)
-    ours = Conv3x3(32, 48, bias)
+    ours = Conv3x3(32, 48, bias=bias)
     direct = torch.nn.Conv2d(32, 48, 3, padding=1, bias=bias)
     direct.load_state_dict(ours.state_dict())
     images, cotangent = torch.randn(5, 32, size, size), torch.randn(5, 48, size, size)
@@ -85,7 +85,7 @@ def test_on_small_maps_in_bfloat16_equals_direct_convolution_in_double_precision
         monkeypatch, "cifar.nn.convolutions._weight_gradient", "cifar.nn.convolutions._convolve_by_product"
     )
     torch.manual_seed(0)
-    ours = Conv3x3(width_in, width, bias)
+    ours = Conv3x3(width_in, width, bias=bias)
     direct = torch.nn.Conv2d(width_in, width, 3, padding=1, bias=bias).double()
     for weights in ours.parameters():
         weights.data = weights.data.bfloat16().float()  # so that both see the same numbers

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from specs import CUSTOM_RESNET, GREY
 
 from cifar.nn.saved import Model, save_model
 from cifar.results.charts import draw_range_test
@@ -46,7 +47,7 @@ WRITERS = {
     "sheet.png": lambda path: draw_sheet(path, IMAGES, columns=2, title="Images"),
     "curve.png": lambda path: draw_range_test(path, CURVE, {"lr_max": 0.1}),
     "model.safetensors": lambda path: save_model(
-        Model(torch.nn.Linear(99, 10), [0.5] * 3, [0.3] * 3, list("abcdefghij")), {}, {}, folder=path.parent
+        Model(torch.nn.Linear(99, 10), GREY, list("abcdefghij")), CUSTOM_RESNET, {}, folder=path.parent
     ),
 }
 

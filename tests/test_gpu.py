@@ -6,11 +6,13 @@ Backward passes are beyond them, and left out; so are averages of the weights, w
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from specs import STATISTICS, trainer_spec
 from torch import Tensor, nn
 from torch._dynamo import explain
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -23,12 +25,12 @@ from cifar.data.splits import Batch
 from cifar.nn.inference import views
 from cifar.training.compiling import Compiled
 from cifar.training.hardest import build_filter
-from cifar.training.trainer import Trainer, build_trainer
+from cifar.training.trainer import Trainer, TrainerSpec, build_trainer
 
 GPU = torch.device("cuda", 0)
 RECIPES = "fast", "best", "eva4-s8", "eva5-s9", "resnet18-layernorm"
 PATHS = ["params.yaml", *(f"recipes/{name}.yaml" for name in RECIPES)]
-MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
+IMAGES = np.zeros((10, 32, 32, 3), np.uint8)
 
 pytestmark = [
     pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="PyTorch is built without CUDA"),
@@ -66,11 +68,10 @@ def read(path: str) -> Params:
     return check_params(read_yaml(path), path)
 
 
-def arguments_of(params: Params) -> tuple:
-    names = "model", "optimizer", "loss", "filter"
-    specs = {name: getattr(params, name).model_dump() for name in names}
-    images = np.zeros((10, 32, 32, 3), np.uint8)
-    return specs, params.regularise, params.bias_lr_factor, params.l1, MEAN, STD, "bf16", 0, images, params.compile
+def spec_of(params: Params) -> TrainerSpec:
+    """The recipe's spec in bfloat16, without an average."""
+    names = "model", "optimizer", "loss", "filter", "regularise", "bias_lr_factor", "l1", "compile"
+    return trainer_spec(precision="bf16", **{name: getattr(params, name) for name in names})
 
 
 def blank_batch(device: torch.device) -> Batch:
@@ -91,10 +92,9 @@ def without_backward(monkeypatch, *trainers: Trainer) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_training_never_waits_for_the_gpu(gpu, monkeypatch, path):
-    params = read(path)
-    arguments = arguments_of(params)
+    spec = spec_of(read(path))
     with gpu():
-        trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
+        trainer, image_filter = (build(spec, STATISTICS, IMAGES) for build in (build_trainer, build_filter))
         without_backward(monkeypatch, trainer, *([image_filter.proxy] if image_filter else []))
         batches = [blank_batch(torch.device("cpu")), blank_batch(GPU)]  # of workers, and made where they are needed
         if image_filter:
@@ -115,10 +115,10 @@ def test_training_never_waits_for_the_gpu(gpu, monkeypatch, path):
                                                       "hole_width_range": [2, 4], "fill": "mean"})],
 ])  # fmt: skip
 def test_batches_are_made_where_the_images_lie(gpu, transforms):
-    policy = build_policy(transforms, MEAN)
+    policy = build_policy(transforms, STATISTICS.mean)
     assert policy.is_batched
     with gpu():
-        batches = EpochBatches(blank_batch(GPU), policy, 20, 0, 1)
+        batches = EpochBatches(blank_batch(GPU), policy, 1, batch_size=20, seed=0)
         for size, batch in zip((20, 12), (batches[0], batches[1]), strict=True):
             assert batch.images.device == batch.labels.device == GPU
             assert batch.images.shape == (size, 32, 32, 3) and batch.images.dtype == torch.uint8
@@ -132,7 +132,7 @@ def test_test_time_augmentation_stays_on_the_gpu(gpu):
 @pytest.mark.parametrize("path", PATHS)
 def test_a_gpu_is_given_each_network_to_compile_in_one_piece(gpu, path):
     with gpu():
-        trainer = build_trainer(*arguments_of(read(path).model_copy(update={"compile": True})))
+        trainer = build_trainer(replace(spec_of(read(path)), compile=True), STATISTICS, IMAGES)
         assert isinstance(trainer.forward, Compiled)
         inputs = torch.zeros(4, 3, 32, 32, device=GPU).to(memory_format=torch.channels_last)
         assert explain(trainer.network.requires_grad_(False))(inputs).graph_break_count == 0

@@ -1,29 +1,26 @@
 """Which images of a batch are trained on, and how the small network that picks them learns."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from specs import AIRNET, GREY, LOSS, changed, trainer_spec
 from torch import nn
 
+from cifar.config.schema import ModelSpec, NoFilter, Proxy
 from cifar.data.splits import Batch
 from cifar.nn.networks import Network
 from cifar.system.process import InputError
 from cifar.training.hardest import Filter, build_filter
 from cifar.training.trainer import build_loss, build_trainer, train_epoch
 
-BIAS = {"start": "zero", "epochs": 1, "lr_factor": 1.0}
-AIRNET = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
-SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-SPECS = {
-    "model": {"name": "custom_resnet", "logit_scale": 0.125},
-    "optimizer": SGD,
-    "loss": {"name": "cross_entropy", "label_smoothing": 0.2},
-    "filter": {"name": "proxy", "share": 0.5, "every": 4, "model": AIRNET | {"whitening_bias": BIAS}},
-}
+SMALL = changed(AIRNET, norm_momentum=0.1, whitening_bias={"epochs": 1})
+PROXY = Proxy(name="proxy", share=0.5, every=4, model=SMALL)
+SPEC = trainer_spec(loss=changed(LOSS, label_smoothing=0.2), filter=PROXY)
 RANDOM = np.random.default_rng(0)
-ARGUMENTS = "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, RANDOM.integers(0, 256, (20, 32, 32, 3), np.uint8)
+IMAGES = RANDOM.integers(0, 256, (20, 32, 32, 3), np.uint8)
 
 
 def same(one: Batch, other: Batch) -> bool:
@@ -48,8 +45,8 @@ class FirstPixel(Network):
 
 def picks_by_first_pixel(share: float, batch: Batch) -> list[Batch]:
     network = FirstPixel()
-    proxy = build_trainer(SPECS, *ARGUMENTS)._replace(network=network, forward=network)
-    image_filter = Filter(proxy, build_loss(SPECS["loss"], "none"), share, every=4)
+    proxy = replace(build_trainer(SPEC, GREY, IMAGES), network=network, forward=network)
+    image_filter = Filter(proxy=proxy, losses_of=build_loss(SPEC.loss, "none"), share=share, every=4)
     return list(image_filter.narrow(0, [batch], [0.1], [0.9]))
 
 
@@ -76,7 +73,7 @@ def test_of_equally_hard_images_the_first_are_picked():
 
 
 def test_the_proxy_learns_from_its_picks_of_every_fourth_step_seen_among_the_whole_batch():
-    image_filter = build_filter(SPECS, *ARGUMENTS)
+    image_filter = build_filter(SPEC, GREY, IMAGES)
     network = copy.deepcopy(image_filter.proxy.network).train()
     trained = [weights for weights in network.parameters() if weights.requires_grad]
     sgd = torch.optim.SGD(trained, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
@@ -103,27 +100,27 @@ def test_the_proxy_learns_from_its_picks_of_every_fourth_step_seen_among_the_who
 def test_what_is_picked_does_not_depend_on_who_is_trained_on_it():
     batches, lrs, momenta = [random_batch(20) for _ in range(6)], [0.05] * 6, [0.9] * 6
 
-    def picks(model: dict | None) -> list[Batch]:
+    def picks(model: ModelSpec | None) -> list[Batch]:
         """What the filter picks as such a network, or none, trains on it."""
-        made, seen = build_filter(SPECS, *ARGUMENTS).narrow(0, batches, lrs, momenta), []
+        made, seen = build_filter(SPEC, GREY, IMAGES).narrow(0, batches, lrs, momenta), []
         noted = (seen.append(batch) or batch for batch in made)
         if model is None:
             return list(made)
-        trainer = build_trainer(SPECS | {"model": model}, *ARGUMENTS)
+        trainer = build_trainer(replace(SPEC, model=model), GREY, IMAGES)
         assert [step.images for step in train_epoch(trainer, noted, lrs, momenta, first_step=0)] == [10] * 6
         return seen
 
     alone = picks(None)
-    for model in SPECS["model"], AIRNET | {"whitening_bias": BIAS | {"epochs": 3}}:
+    for model in SPEC.model, changed(SMALL, whitening_bias={"epochs": 3}):
         assert all(map(same, picks(model), alone))
 
 
 def test_a_proxy_that_diverges_is_one_line_that_names_step_and_rate():
-    image_filter = build_filter(SPECS | {"filter": SPECS["filter"] | {"every": 1}}, *ARGUMENTS)
+    image_filter = build_filter(replace(SPEC, filter=changed(PROXY, every=1)), GREY, IMAGES)
     lrs = [0.01] * 3 + [1e30] * 6  # step 12 takes the weights away
     with pytest.raises(InputError, match=r"^training diverged: the loss of filter.model is nan at step 13, learning"):
         list(image_filter.narrow(1, [random_batch(20)] * 9, lrs, [0.9] * 9))
 
 
 def test_no_filter_is_none():
-    assert build_filter(SPECS | {"filter": {"name": "none"}}, *ARGUMENTS) is None
+    assert build_filter(replace(SPEC, filter=NoFilter(name="none")), GREY, IMAGES) is None

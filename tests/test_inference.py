@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from specs import CUSTOM_RESNET, STATISTICS
 
+from cifar.data.splits import Statistics
 from cifar.nn.inference import normalise, predict, views
 from cifar.nn.networks import build_network
-
-MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
 
 
 @pytest.fixture
@@ -17,13 +17,13 @@ def images() -> np.ndarray:
 
 @pytest.fixture
 def network() -> torch.nn.Module:
-    return build_network({"name": "custom_resnet", "logit_scale": 0.125}, seed=0)
+    return build_network(CUSTOM_RESNET, seed=0)
 
 
 def test_normalised_images_have_mean_0_and_deviation_1():
     images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-    mean, std = images.mean((0, 1, 2)) / 255, images.std((0, 1, 2)) / 255
-    inputs = normalise(torch.from_numpy(images), mean, std)
+    statistics = Statistics(tuple(images.mean((0, 1, 2)) / 255), tuple(images.std((0, 1, 2)) / 255))
+    inputs = normalise(torch.from_numpy(images), statistics)
     assert inputs.shape == (20, 3, 32, 32) and inputs.is_contiguous(memory_format=torch.channels_last)
     assert inputs.mean((0, 2, 3)).numpy() == pytest.approx(np.zeros(3), abs=1e-5)
     assert inputs.std((0, 2, 3), correction=0).numpy() == pytest.approx(np.ones(3), abs=1e-5)
@@ -32,11 +32,11 @@ def test_normalised_images_have_mean_0_and_deviation_1():
 def test_prediction_uses_eval_mode_and_leaves_the_mode_as_it_was(network, images):
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    logits = predict(network, images, MEAN, STD, batch_size=3)
+    logits = predict(network, images, STATISTICS, batch_size=3)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():
-        expected = network.eval()(normalise(torch.from_numpy(images), MEAN, STD))
+        expected = network.eval()(normalise(torch.from_numpy(images), STATISTICS))
     assert logits == pytest.approx(expected.numpy(), abs=1e-5)
     assert logits.dtype == np.float32
 
@@ -59,8 +59,8 @@ def test_views_are_the_image_its_mirror_and_both_a_pixel_aside():
 
 
 def test_test_time_augmentation_averages_the_logits_of_its_views(network, images):
-    both = (predict(network, images, MEAN, STD) + predict(network, images[:, :, ::-1].copy(), MEAN, STD)) / 2
-    found = predict(network, images, MEAN, STD, augmentation="flip")
+    both = (predict(network, images, STATISTICS) + predict(network, images[:, :, ::-1].copy(), STATISTICS)) / 2
+    found = predict(network, images, STATISTICS, augmentation="flip")
     assert found == pytest.approx(both, abs=1e-5)
-    mirrored = predict(network, images[:, :, ::-1].copy(), MEAN, STD, augmentation="flip")
+    mirrored = predict(network, images[:, :, ::-1].copy(), STATISTICS, augmentation="flip")
     assert mirrored == pytest.approx(found, abs=1e-5)

@@ -22,7 +22,7 @@ class Scripted:
 
 def curve_of(losses, lrs=None, smoothing=1.0, stop_factor=5.0):
     lrs = np.arange(1.0, len(losses) + 1) if lrs is None else lrs
-    return sweep(Scripted(losses), [None] * len(losses), lrs, smoothing, stop_factor)
+    return sweep(Scripted(losses), [None] * len(losses), lrs, smoothing=smoothing, stop_factor=stop_factor)
 
 
 def test_smoothing_is_the_bias_corrected_average():
@@ -55,7 +55,7 @@ def test_stops_at_a_loss_that_is_not_finite_and_leaves_it_out(bad):
 
 def test_each_rate_is_used_once_in_order():
     trainer = Scripted([1.0] * 5)
-    sweep(trainer, [None] * 5, exponential(5, 1e-3, 10.0), 0.05, 5.0)
+    sweep(trainer, [None] * 5, exponential(5, 1e-3, 10.0), smoothing=0.05, stop_factor=5.0)
     assert trainer.lrs == pytest.approx([1e-3, 1e-2, 1e-1, 1, 10])
 
 

@@ -219,11 +219,11 @@ def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
 )
 def test_a_server_that_never_delivers_is_given_up(raw, server, path, reason):
     with pytest.raises(InputError, match=reason):
-        find_dataset(raw, None, [f"{server.url}{path}"], TINY, IMPATIENT)
+        find_dataset(raw, None, [f"{server.url}{path}"], TINY, timeout=IMPATIENT)
 
 
 def test_a_server_that_is_not_there_is_given_up(raw):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/"
     with pytest.raises(InputError, match=r"\(no connection: Connection refused\)"):
-        find_dataset(raw, None, [url], TINY, IMPATIENT)
+        find_dataset(raw, None, [url], TINY, timeout=IMPATIENT)

@@ -8,17 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from specs import AIRNET, CUSTOM_RESNET, RESNET18, changed
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
-from cifar.config.schema import LAYERS
+from cifar.config.schema import LAYERS, ModelSpec, ResNet18Spec
 from cifar.nn.networks import build_network, whitening_filters
 from cifar.nn.norms import build_norm
 
-SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 
-
-def shuffled_network(spec: dict) -> torch.nn.Module:
+def shuffled_network(spec: ModelSpec) -> torch.nn.Module:
     """A network in eval mode whose every weight and statistic is drawn, so that a mistaken one shows."""
     network = build_network(spec, seed=0).eval()
     generator = torch.Generator().manual_seed(5)
@@ -36,7 +35,7 @@ def images() -> Tensor:
 
 
 def test_it_has_6_574_090_parameters():
-    network = build_network(SPEC, seed=0)
+    network = build_network(CUSTOM_RESNET, seed=0)
     assert sum(weights.numel() for weights in network.parameters()) == 6_574_090
     biases = [
         len(module.bias)
@@ -48,7 +47,7 @@ def test_it_has_6_574_090_parameters():
 
 @pytest.mark.parametrize("is_training", [False, True])
 def test_logits_are_those_of_the_description_written_out(images, is_training):
-    network = shuffled_network(SPEC).train(is_training)
+    network = shuffled_network(CUSTOM_RESNET).train(is_training)
     w = {name: value.clone() for name, value in network.state_dict().items()}
 
     def norm_relu(x: Tensor, name: str) -> Tensor:
@@ -75,25 +74,24 @@ def test_logits_are_those_of_the_description_written_out(images, is_training):
     assert (logits - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
 VARIANTS = {  # and how many parameters the sources state for each; group norm has as many as batch norm
-    "eva4-s8": (RESNET, 11_173_962),
-    "resnet18-layernorm": (RESNET | {"norm": "layer", "strides": [1, 1, 2, 2], "pool": 8}, 11_173_962),
-    "eva6-s8": (RESNET | {"strides": [1, 2, 2, 1]}, 11_189_322),
-    "group": (RESNET | {"norm": "group"}, 11_173_962),
+    "eva4-s8": (RESNET18, 11_173_962),
+    "resnet18-layernorm": (changed(RESNET18, norm="layer", strides=[1, 1, 2, 2], pool=8), 11_173_962),
+    "eva6-s8": (changed(RESNET18, strides=[1, 2, 2, 1]), 11_189_322),
+    "group": (changed(RESNET18, norm="group"), 11_173_962),
 }
 
 
-def published_resnet18(spec: dict) -> torch.nn.Module:
+def published_resnet18(spec: ResNet18Spec) -> torch.nn.Module:
     """torchvision's ResNet18 with the stem, strides and pooling of `spec`."""
-    norm = {"batch": None, "layer": partial(GroupNorm, 1), "group": partial(GroupNorm, 32)}[spec["norm"]]
+    norm = {"batch": None, "layer": partial(GroupNorm, 1), "group": partial(GroupNorm, 32)}[spec.norm]
     network = torchvision.models.resnet18(num_classes=10, norm_layer=norm)
     network.conv1, network.maxpool = Conv2d(3, 64, 3, padding=1, bias=False), torch.nn.Identity()
-    for number, stride in enumerate(spec["strides"][1:], start=2):
+    for number, stride in enumerate(spec.strides[1:], start=2):
         first = network.get_submodule(f"layer{number}")[0]
         first.conv1.stride = first.downsample[0].stride = (stride, stride)
-    network.avgpool = torch.nn.AvgPool2d(spec["pool"])
-    size = 32 // math.prod(spec["strides"]) // spec["pool"]
+    network.avgpool = torch.nn.AvgPool2d(spec.pool)
+    size = 32 // math.prod(spec.strides) // spec.pool
     network.fc = torch.nn.Linear(512 * size**2, 10)
     return network
 
@@ -125,12 +123,11 @@ def test_layer_norm_is_over_channels_and_places_together(images):
     assert torch.allclose(norm(images), expected, atol=1e-5)
 
 
-BIAS = {"start": "random", "epochs": 3, "lr_factor": 1.0}
-AIRNET = {"norm_momentum": 0.4, "logit_scale": 0.1, "whitening_bias": BIAS}
+RANDOM_BIAS = changed(AIRNET, whitening_bias={"start": "random"})
 AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters, two numbers a norm channel, 10 classes
-    "airbench94": ({"name": "airnet", "widths": [64, 256, 256], "depth": 2}, 1_972_792),
-    "airbench96": ({"name": "airnet", "widths": [128, 512, 512], "depth": 3}, 12_721_208),
-    "airbench96, last form": ({"name": "airnet", "widths": [128, 384, 512], "depth": 3}, 9_918_776),
+    "airbench94": (changed(RANDOM_BIAS, widths=[64, 256, 256]), 1_972_792),
+    "airbench96": (changed(RANDOM_BIAS, widths=[128, 512, 512], depth=3), 12_721_208),
+    "airbench96, last form": (changed(RANDOM_BIAS, widths=[128, 384, 512], depth=3), 9_918_776),
 }
 
 
@@ -138,7 +135,7 @@ AIRNETS = {  # counted by hand: 24 filters of 2x2 and their biases, 3x3 filters,
 @pytest.mark.parametrize("name", AIRNETS)
 def test_airnet_is_its_description_written_out(name, is_training, images):
     spec, count = AIRNETS[name]
-    network = shuffled_network(spec | AIRNET).train(is_training)
+    network = shuffled_network(spec).train(is_training)
     assert sum(weights.numel() for weights in network.parameters()) == count
     w = {name: value.clone() for name, value in network.state_dict().items()}
 
@@ -151,7 +148,7 @@ def test_airnet_is_its_description_written_out(name, is_training, images):
     x = F.gelu(F.conv2d(images, w["prep.0.weight"], w["prep.0.bias"]))
     for layer in ("layer1", "layer2", "layer3"):
         first = F.gelu(conv(x, layer, 0, pool=2))
-        if spec["depth"] == 2:
+        if spec.depth == 2:
             x = F.gelu(conv(first, layer, 1))
         else:
             x = F.gelu(conv(F.gelu(conv(first, layer, 1)), layer, 2) + first)
@@ -164,21 +161,23 @@ def test_airnet_is_its_description_written_out(name, is_training, images):
 
 
 def test_airnets_whitening_and_norm_weights_are_not_trained():
-    network = build_network(AIRNETS["airbench94"][0] | AIRNET, seed=0)
+    network = build_network(AIRNETS["airbench94"][0], seed=0)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     norms = {f"layer{i}.norms.{j}.weight" for i in (1, 2, 3) for j in (0, 1)}
     assert frozen == {"prep.0.weight"} | norms
 
 
 def test_the_bias_of_the_whitening_starts_at_0_or_at_random():
-    spec = AIRNETS["airbench94"][0] | AIRNET
-    assert not build_network(spec | {"whitening_bias": BIAS | {"start": "zero"}}, seed=0).prep[0].bias.any()
-    bias = build_network(spec | {"whitening_bias": BIAS | {"start": "random"}}, seed=0).prep[0].bias
+    zero, bias = (
+        build_network(changed(AIRNET, whitening_bias={"start": start}), seed=0).prep[0].bias
+        for start in ("zero", "random")
+    )
+    assert not zero.any()
     assert bias.all() and bias.abs().max() <= 12**-0.5  # PyTorch's bound: one over the root of 2 x 2 x 3 inputs
 
 
 def test_airnets_convolutions_start_as_the_identity():
-    network = build_network(AIRNETS["airbench94"][0] | AIRNET, seed=0)
+    network = build_network(AIRNETS["airbench94"][0], seed=0)
     x = torch.randn(2, 24, 8, 8)
     assert torch.allclose(network.layer1.convs[0](x)[:, :24], F.max_pool2d(x, 2), atol=1e-5)
     x = torch.randn(2, 256, 8, 8)
@@ -200,14 +199,14 @@ def test_whitened_patches_are_uncorrelated_and_of_unit_size():
 
 def test_logit_scale_scales_the_logits(images):
     with torch.no_grad():
-        once, twice = (shuffled_network(SPEC | {"logit_scale": scale})(images) for scale in (0.125, 0.25))
+        once, twice = (shuffled_network(changed(CUSTOM_RESNET, logit_scale=scale))(images) for scale in (0.125, 0.25))
     assert torch.equal(2 * once, twice)
 
 
 def test_initial_weights_come_from_the_seed_alone():
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    first, again, other = (build_network(SPEC, seed) for seed in (7, 7, 8))
+    first, again, other = (build_network(CUSTOM_RESNET, seed) for seed in (7, 7, 8))
     assert torch.equal(torch.get_rng_state(), state)
     for (name, ours), same, another in zip(
         first.named_parameters(), again.parameters(), other.parameters(), strict=True
@@ -218,7 +217,7 @@ def test_initial_weights_come_from_the_seed_alone():
 
 
 def test_initial_weights_are_pytorchs_default():
-    for name, weights in build_network(SPEC, seed=0).named_parameters():
+    for name, weights in build_network(CUSTOM_RESNET, seed=0).named_parameters():
         if weights.dim() > 1:  # uniform in ±1/√fan_in
             bound = 1 / math.sqrt(weights[0].numel())
             assert weights.abs().max() <= bound, name
@@ -226,7 +225,7 @@ def test_initial_weights_are_pytorchs_default():
 
 
 def test_layers_are_submodules_from_shallow_to_deep(images):
-    network = build_network(SPEC, seed=0).eval()
+    network = build_network(CUSTOM_RESNET, seed=0).eval()
     sizes = []
     for layer in LAYERS["custom_resnet"]:
         network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))

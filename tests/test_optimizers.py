@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from specs import ADAM, AIRNET, MUON, SGD, changed
 from torch import nn
 
 from cifar.nn.networks import build_network
 from cifar.training.optimizers import Muon, build_optimizers, orthogonalise
-
-ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
-MUON = {"name": "muon", "momentum": 0.8, "nesterov": True, "weight_decay": 0.1, "filter_momentum": 0.6,
-        "filter_lr_factor": 0.25}  # fmt: skip
 
 
 def toy() -> nn.Module:
@@ -35,23 +32,23 @@ def moved(network: nn.Module, optimizer: torch.optim.Optimizer, lr: float) -> li
 @pytest.mark.parametrize(
     ("spec", "with_decay", "without"),
     [  # by hand, for a weight of 2, a gradient of 0.5 and decay of 0.1: the first step of Adam is the gradient's sign
-        ({"name": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 0.1}, 0.5 + 0.2, 0.5),
-        ({"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.1}, 1.9 * (0.5 + 0.2), 1.9 * 0.5),
+        (changed(SGD, nesterov=False, weight_decay=0.1), 0.5 + 0.2, 0.5),
+        (changed(SGD, weight_decay=0.1), 1.9 * (0.5 + 0.2), 1.9 * 0.5),
         (ADAM, 1.0, 1.0),
-        (ADAM | {"name": "adamw"}, 1.0 + 0.2, 1.0),
+        (changed(ADAM, name="adamw"), 1.0 + 0.2, 1.0),
     ],
 )
 def test_weight_decay_pulls_on_all_parameters_or_on_weights_alone(spec, with_decay, without):
     for regularise, vectors in ("all", with_decay), ("weights", without):
         network = toy()
-        steps = moved(network, build_optimizers(network, spec, regularise, 1.0)[0], lr=0.01)
+        steps = moved(network, build_optimizers(network, spec, regularise=regularise, bias_lr_factor=1.0)[0], lr=0.01)
         assert steps == pytest.approx([-0.01 * with_decay, *[-0.01 * vectors] * 3], rel=1e-4)
 
 
 def test_the_second_step_of_adam_is_that_of_the_paper():
     # Kingma & Ba (2015), algorithm 1, with the gradient 0.5, then -1, and L2 of 0.1 on the weight as it is then.
     network, weight, m, v = toy(), 2.0, 0.0, 0.0
-    optimizer = build_optimizers(network, ADAM, "all", 1.0)[0]
+    optimizer = build_optimizers(network, ADAM, regularise="all", bias_lr_factor=1.0)[0]
     for t, raw in enumerate([0.5, -1.0], start=1):
         for parameter in network.parameters():
             nn.init.constant_(parameter.grad, raw)
@@ -94,7 +91,7 @@ def test_a_step_of_muon_written_out():
 def test_muon_moves_the_filters_and_sgd_the_rest():
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 10))
     network[1].weight.requires_grad = False
-    sgd, muon = build_optimizers(network, MUON, "all", bias_lr_factor=64.0)
+    sgd, muon = build_optimizers(network, MUON, regularise="all", bias_lr_factor=64.0)
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     moved = [[names[id(p)] for p in group["params"]] for group in (*sgd.param_groups, *muon.param_groups)]
     assert moved == [["3.weight"], ["0.bias", "1.bias", "3.bias"], ["0.weight"]]
@@ -105,11 +102,10 @@ def test_muon_moves_the_filters_and_sgd_the_rest():
 
 
 def test_the_bias_of_airnets_whitening_has_a_rate_of_its_own_while_it_is_trained():
-    spec = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
     for epochs, factor, expected in (3, 2.0, [2.0]), (3, 64.0, [64.0]), (0, 2.0, []):
-        whitening_bias = {"start": "zero", "epochs": epochs, "lr_factor": factor}
-        network = build_network(spec | {"whitening_bias": whitening_bias}, seed=0)
-        sgd, _ = build_optimizers(network, MUON, "all", 64.0, network.lr_factors())
+        network = build_network(changed(AIRNET, whitening_bias={"epochs": epochs, "lr_factor": factor}), seed=0)
+        rates = {"bias_lr_factor": 64.0, "lr_factors": network.lr_factors()}
+        sgd, _ = build_optimizers(network, MUON, regularise="all", **rates)
         factors = {id(parameter): group["lr_factor"] for group in sgd.param_groups for parameter in group["params"]}
         named = {name: factors.pop(id(p)) for name, p in network.named_parameters() if id(p) in factors}
         assert [factor for name, factor in named.items() if name == "prep.0.bias"] == expected
@@ -118,8 +114,7 @@ def test_the_bias_of_airnets_whitening_has_a_rate_of_its_own_while_it_is_trained
         assert all(group["weight_decay"] * group["lr_factor"] == 0.1 for group in sgd.param_groups)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
-def test_biases_have_a_rate_of_their_own(name):
-    spec = {"sgd": {"momentum": 0.9, "nesterov": True}}.get(name, {"beta1": 0.9, "beta2": 0.99})
-    (optimizer,) = build_optimizers(nn.Linear(3, 2), {"name": name, "weight_decay": 0.1} | spec, "weights", 8.0)
+@pytest.mark.parametrize("spec", [changed(SGD, weight_decay=0.1), ADAM, changed(ADAM, name="adamw")])
+def test_biases_have_a_rate_of_their_own(spec):
+    (optimizer,) = build_optimizers(nn.Linear(3, 2), spec, regularise="weights", bias_lr_factor=8.0)
     assert [(group["lr_factor"], group["weight_decay"]) for group in optimizer.param_groups] == [(1.0, 0.1), (8.0, 0.0)]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from cifar.config.params import check_params, load_params, read_yaml
-from cifar.config.schema import LAYERS, Params
+from cifar.config.schema import LAYERS, ModelSpec, Params
 from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ GOOD = read_yaml(ROOT / "params.yaml") | {
         "peak_momentum": "same",
     },
 }
+CUSTOM = {"name": "custom_resnet", "logit_scale": 1.0}
 RESNET = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
 AIRNET = {
     "name": "airnet",
@@ -153,8 +155,8 @@ WRONG_PARAMS = [
     ),
     ({"average__name": "swa"}, "average.name is 'swa', allowed: 'none', 'ema', 'lookahead'"),
     ({"filter__name": "hardest"}, "filter.name is 'hardest', allowed: 'none', 'proxy'"),
-    ({"filter": None}, "filter is None, it must be a valid dictionary or object to extract fields from"),
-    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be a valid dictionary or instance of AirNet"),
+    ({"filter": None}, "filter is None, it must be keys with values"),
+    ({"filter": PROXY | {"model": 3}}, "filter.model is 3, it must be keys with values"),
     ({"filter": PROXY | {"model": RESNET}}, "filter.model.name is 'resnet18', it must be 'airnet'"),
     (
         {"schedule__name": "cosine"},
@@ -295,9 +297,11 @@ def test_reading_an_undeclared_param_is_an_error_that_names_it_and_dvc_yaml(fold
 def test_the_layers_named_for_grad_cam_are_the_networks_own():
     from cifar.nn.networks import NETWORKS, build_network
 
-    assert LAYERS.keys() == NETWORKS.keys()
-    for spec in ({"name": "custom_resnet", "logit_scale": 1.0}, RESNET, AIRNET):
-        assert set(LAYERS[spec["name"]]) <= set(dict(build_network(spec, seed=0).named_children()))
+    specs = [TypeAdapter(ModelSpec).validate_python(values) for values in (CUSTOM, RESNET, AIRNET)]
+    assert {type(spec) for spec in specs} == NETWORKS.keys()
+    assert {spec.name for spec in specs} == LAYERS.keys()
+    for spec in specs:
+        assert set(LAYERS[spec.name]) <= set(dict(build_network(spec, seed=0).named_children()))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()

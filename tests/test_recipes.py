@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from pixels import augmented
 from projects import TINY, create
 
-from cifar.config.params import read_yaml
+from cifar.config.params import check_params, read_yaml
 from cifar.data.policy import build_policy
 from cifar.training.schedules import plan
 
@@ -54,8 +55,9 @@ def test_a_recipe_follows_the_learning_rates_of_its_system(name):
     recipe = recipe_of(name)
     epochs, batch_size, start, top, end = RATES[name]
     assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
-    shape = epochs, -(-(50_000 - recipe["val_size"]) // batch_size)
-    lrs = plan(recipe["schedule"], shape, recipe["lr_min"], recipe["lr_max"], 0.95, []).lrs
+    shape = epochs, math.ceil((50_000 - recipe["val_size"]) / batch_size)
+    limits = {"lr_min": recipe["lr_min"], "lr_max": recipe["lr_max"], "momentum": 0.95}
+    lrs = plan(check_params(recipe, name).schedule, shape, **limits).lrs
     assert (lrs[0, 0], lrs.max(), lrs[-1, -1]) == pytest.approx((start, top, end), rel=1e-9)
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from specs import CUSTOM_RESNET
 from torch import Tensor
 
+from cifar.data.splits import Statistics
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, load_model, save_model
 from cifar.system.process import InputError
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
-MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 CLASSES = [f"class{k}" for k in range(10)]
 
 
@@ -24,7 +26,7 @@ def network() -> torch.nn.Module:
     """In eval mode, with statistics of some batch."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        built = build_network(SPEC, seed=0)
+        built = build_network(CUSTOM_RESNET, seed=0)
         built(torch.randn(8, 3, 32, 32))
     return built.eval()
 
@@ -37,7 +39,7 @@ def images() -> Tensor:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=folder)
+    save_model(Model(network(), STATISTICS, CLASSES), CUSTOM_RESNET, {"threads": 2}, folder=folder)
     return folder
 
 
@@ -49,13 +51,13 @@ def copied(saved, tmp_path) -> Path:
 def test_a_loaded_model_gives_equal_logits(saved, images):
     model = load_model(saved)
     assert not any(module.training for module in model.network.modules())
-    assert model[1:] == (MEAN, STD, CLASSES)
+    assert model[1:] == (STATISTICS, CLASSES)
     with torch.no_grad():
         assert torch.equal(model.network(images), network()(images))
 
 
 def test_a_model_saved_twice_has_equal_bytes(saved, tmp_path):
-    save_model(Model(network(), MEAN, STD, CLASSES), SPEC, {"threads": 2}, folder=tmp_path)
+    save_model(Model(network(), STATISTICS, CLASSES), CUSTOM_RESNET, {"threads": 2}, folder=tmp_path)
     for name in ("model.safetensors", "model.json"):
         assert (tmp_path / name).read_bytes() == (saved / name).read_bytes()
 
@@ -63,8 +65,8 @@ def test_a_model_saved_twice_has_equal_bytes(saved, tmp_path):
 def test_the_card_holds_what_the_weights_do_not(saved):
     assert json.loads((saved / "model.json").read_text()) == {
         "network": SPEC,
-        "mean": MEAN,
-        "std": STD,
+        "mean": [0.4914, 0.4822, 0.4465],
+        "std": [0.2470, 0.2435, 0.2616],
         "classes": CLASSES,
         "sha256": hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest(),
         "environment": {"threads": 2},

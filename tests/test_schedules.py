@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from specs import changed
 from torch.optim import lr_scheduler
 
+from cifar.config.schema import Constant, OneCycle, Plateau, ScheduleSpec, StepDecay, Triangular
 from cifar.training.schedules import exponential, one_cycle, plan, plateau, step_decay, triangular
 
 
@@ -51,8 +53,8 @@ def test_one_cycle_equals_torch_in_rate_and_momentum(anneal, steps, peak, end_fa
         )  # fmt: skip
 
     name = {"linear": "linear", "cos": "cosine"}[anneal]
-    lrs = one_cycle(steps, peak, name, 0.004, 0.1, 0.004 * end_factor)
-    momenta = one_cycle(steps, peak, name, 0.95, 0.85, 0.95)
+    lrs = one_cycle(steps, peak, name, start=0.004, top=0.1, end=0.004 * end_factor)
+    momenta = one_cycle(steps, peak, name, start=0.95, top=0.85, end=0.95)
     assert lrs == pytest.approx(torch_rates(scheduler, steps, lr=0.1), rel=1e-6)
     assert momenta == pytest.approx(torch_rates(scheduler, steps, lr=0.1, key="momentum"), rel=1e-9)
 
@@ -93,46 +95,49 @@ def test_exponential_multiplies_by_a_constant():
     assert exponential(steps=4, lr_start=1e-3, lr_end=1.0) == pytest.approx([1e-3, 1e-2, 1e-1, 1.0])
 
 
-def rates(spec: dict, accuracies=(), epochs=6) -> np.ndarray:
+RATES = {"lr_min": 0.1, "lr_max": 1.0, "momentum": 0.9}
+
+
+def rates(spec: ScheduleSpec, accuracies=(), epochs=6) -> np.ndarray:
     """The learning rates of a plan of 5 steps an epoch from 0.1 (lr_min) to 1 (lr_max), epochs by steps."""
-    found = plan(spec, (epochs, 5), 0.1, 1.0, 0.9, list(accuracies))
+    found = plan(spec, (epochs, 5), list(accuracies), **RATES)
     assert found.lrs.shape == found.momenta.shape == (epochs, 5)
-    assert spec["name"] == "one_cycle" or (found.momenta == 0.9).all()
+    assert isinstance(spec, OneCycle) or (found.momenta == 0.9).all()
     return found.lrs
 
 
-CYCLE = {"name": "one_cycle", "anneal": "linear", "peak_epoch": 2, "end_factor": 0.5, "peak_momentum": "same"}
+CYCLE = OneCycle(name="one_cycle", anneal="linear", peak_epoch=2, end_factor=0.5, peak_momentum="same")
 
 
 def test_a_plan_that_moves_by_the_step_moves_within_epochs():
     lrs = rates(CYCLE)
     assert (lrs[0, 0], lrs[2, 0], lrs[-1, -1]) == pytest.approx((0.1, 1.0, 0.05))
     assert len(np.unique(lrs.round(9))) > 15
-    assert rates({"name": "triangular", "half_cycle": 3}).ravel()[:7] == pytest.approx(
+    assert rates(Triangular(name="triangular", half_cycle=3)).ravel()[:7] == pytest.approx(
         [0.1, 0.4, 0.7, 1, 0.7, 0.4, 0.1]
     )
 
 
 def test_a_plan_that_moves_by_the_epoch_is_constant_within_epochs():
-    steps = rates({"name": "step", "every": 2, "factor": 0.5})
+    steps = rates(StepDecay(name="step", every=2, factor=0.5))
     assert steps == pytest.approx(np.repeat([[1], [1], [0.5], [0.5], [0.25], [0.25]], 5, axis=1))
-    assert (rates({"name": "constant"}) == 1.0).all()
+    assert (rates(Constant(name="constant")) == 1.0).all()
 
 
 def test_a_peak_in_the_last_moment_still_ends_the_cycle():
-    lrs = rates(CYCLE | {"peak_epoch": 5.99}).ravel()
+    lrs = rates(changed(CYCLE, peak_epoch=5.99)).ravel()
     assert (lrs[-2], lrs[-1]) == pytest.approx((1.0, 0.05))
-    assert len(plan(CYCLE | {"peak_epoch": 0.9}, (1, 1), 0.1, 1.0, 0.9, []).lrs.ravel()) == 1
+    assert len(plan(changed(CYCLE, peak_epoch=0.9), (1, 1), **RATES).lrs.ravel()) == 1
 
 
 def test_momentum_moves_against_the_rate_or_stays():
-    assert (plan(CYCLE, (6, 5), 0.1, 1.0, 0.9, []).momenta == 0.9).all()
-    momenta = plan(CYCLE | {"peak_momentum": 0.8}, (6, 5), 0.1, 1.0, 0.9, []).momenta
+    assert (plan(CYCLE, (6, 5), **RATES).momenta == 0.9).all()
+    momenta = plan(changed(CYCLE, peak_momentum=0.8), (6, 5), **RATES).momenta
     assert (momenta[0, 0], momenta[1, 0], momenta[2, 0], momenta[-1, -1]) == pytest.approx((0.9, 0.85, 0.8, 0.9))
 
 
 def test_a_plateaus_plan_follows_the_epochs_that_are_over_and_then_stays():
-    spec = {"name": "plateau", "patience": 1, "factor": 0.5}
+    spec = Plateau(name="plateau", patience=1, factor=0.5)
     assert (rates(spec) == 1.0).all()
     assert rates(spec, [0.5, 0.5, 0.4])[:, 0].tolist() == [1, 1, 1, 0.5, 0.5, 0.5]  # two epochs without a new best
     assert rates(spec, [0.5, 0.4, 0.6, 0.5, 0.5, 0.5])[:, 0].tolist() == [1, 1, 1, 1, 1, 0.5]

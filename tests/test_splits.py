@@ -112,7 +112,7 @@ def test_the_order_differs_between_epochs_and_seeds_and_nothing_else():
 def test_statistics_read_back_as_red_green_blue(tmp_path):
     values = {"mean": {"blue": 0.3, "red": 0.1, "green": 0.2}, "std": {"red": 0.4, "green": 0.5, "blue": 0.6}}
     (tmp_path / "stats.json").write_text(json.dumps(values))
-    assert load_statistics(tmp_path / "stats.json") == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    assert load_statistics(tmp_path / "stats.json") == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 
 
 @pytest.mark.parametrize(

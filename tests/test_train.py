@@ -1,29 +1,37 @@
 """What training looks at, what it says of itself, which weights it keeps and what it freezes."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
+from specs import AIRNET, GREY, LOSS, SGD, changed, trainer_spec
 
 from cifar.config.params import read_yaml
-from cifar.data.splits import Batch, Split, save_split
+from cifar.config.schema import ModelSpec, Proxy
+from cifar.data.splits import Batch, Split, load_train_and_val, save_split
 from cifar.nn.networks import build_network
+from cifar.nn.summary import summary
 from cifar.system.process import InputError
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.hardest import build_filter
+from cifar.training.loop import LoopSpec, fit, summarise
 from cifar.training.schedules import Plan
 from cifar.training.trainer import build_trainer
-from stages.train import fit, load_images, summarise, summary
 
 ROOT = Path(__file__).parents[1]
-SPECS = {
-    "model": {"name": "custom_resnet", "logit_scale": 0.125},
-    "optimizer": {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 0.0},
-    "loss": {"name": "cross_entropy", "label_smoothing": 0.0},
-}
+PLAIN = trainer_spec(optimizer=changed(SGD, weight_decay=0.0), loss=changed(LOSS, label_smoothing=0.0))
+
+
+def loop_of(split: Split, batches, shape: tuple[int, int], select: str = "last") -> LoopSpec:
+    """Training and validation on `split` over `shape` = (epochs, steps an epoch), at a rate of 0.01."""
+    plan = Plan(np.full(shape, 0.01), np.full(shape, 0.9))
+    return LoopSpec(
+        train=split, val=split, batches=batches, schedule=lambda _: plan, train_scores="running", select=select
+    )
 
 
 @pytest.fixture
@@ -45,12 +53,10 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_image
             time.sleep(wait)
             yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
-        params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
-        trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
-        rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
+        trainer = build_trainer(PLAIN, GREY, few_images.images)
         started = time.monotonic()
-        *_, counted = fit(params, trainer, None, few_images, few_images, batches, lambda accuracies: rates, checkpoints)
-        return counted, time.monotonic() - started
+        record = fit(trainer, None, loop_of(few_images, batches, (epochs, 1)), checkpoints)
+        return record.seconds, time.monotonic() - started
 
     first, took = train(epochs=2, wait=0.4)
     assert 0.8 < first < took
@@ -61,11 +67,10 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_image
 def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "stages.train.summarise", lambda steps: seen.append([step.images for step in steps]) or summarise(steps)
+        "cifar.training.loop.summarise", lambda steps: seen.append([step.images for step in steps]) or summarise(steps)
     )
-    proxy = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.1, "logit_scale": 0.1}
-    proxy["whitening_bias"] = {"start": "zero", "epochs": 0, "lr_factor": 1.0}
-    spec = {"name": "proxy", "share": 0.5, "every": 2, "model": proxy}
+    proxy = changed(AIRNET, norm_momentum=0.1, whitening_bias={"epochs": 0})
+    spec = replace(PLAIN, filter=Proxy(name="proxy", share=0.5, every=2, model=proxy))
     split = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
     def train(name: str, epochs: int) -> tuple[list[dict], list[torch.Tensor]]:
@@ -73,14 +78,9 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
             for shift in range(5):  # so that the proxy learns in other steps of each epoch
                 yield Batch(split.images.roll(shift + epoch, 1), split.labels)
 
-        params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
-        arguments = SPECS | {"filter": spec}, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images
-        trainer, image_filter = build_trainer(*arguments), build_filter(*arguments)
-        plan = Plan(np.full((epochs, 5), 0.02), np.full((epochs, 5), 0.9))
-        history, *_ = fit(
-            params, trainer, image_filter, few_images, few_images, batches, lambda _: plan, Checkpoints(name, {})
-        )
-        return history, [*trainer.network.parameters(), *image_filter.proxy.network.parameters()]
+        trainer, image_filter = (build(spec, GREY, few_images.images) for build in (build_trainer, build_filter))
+        record = fit(trainer, image_filter, loop_of(few_images, batches, (epochs, 5)), Checkpoints(name, {}))
+        return record.history, [*trainer.network.parameters(), *image_filter.proxy.network.parameters()]
 
     train("stopped", epochs=1)
     stopped, straight = train("stopped", epochs=3), train("straight", epochs=3)
@@ -93,23 +93,23 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
 
 def test_validation_is_on_held_out_images_and_needs_no_test_images(few_images):
     save_split("train", few_images)
-    train, val = load_images(SimpleNamespace(val_size=3, seed=0))
+    train, val = load_train_and_val(val_size=3, seed=0)
     assert (len(train.images), len(val.images)) == (5, 3)
     assert sorted([*train.labels, *val.labels]) == list(range(8))  # each image once, told apart by its label
     for part in train, val:
         assert np.array_equal(part.images, few_images.images[part.labels])
 
     with pytest.raises(InputError, match="test_images.npy is missing"):
-        load_images(SimpleNamespace(val_size=0, seed=0))
+        load_train_and_val(val_size=0, seed=0)
     test = few_images.take(np.array([6, 2]))
     save_split("test", test)
-    train, val = load_images(SimpleNamespace(val_size=0, seed=0))
+    train, val = load_train_and_val(val_size=0, seed=0)
     assert np.array_equal(train.images, few_images.images) and np.array_equal(val.images, test.images)
 
 
 def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, monkeypatch):
     accuracies = [0.1, 0.7, 0.3, 0.7]
-    monkeypatch.setattr("stages.train.accuracy", lambda *_: accuracies[len(seen) - 1])
+    monkeypatch.setattr("cifar.training.loop.accuracy", lambda *_: accuracies[len(seen) - 1])
     seen = []
 
     def batches(epoch):
@@ -118,29 +118,28 @@ def test_the_best_epochs_weights_are_kept_even_over_an_interruption(few_images, 
         seen[epoch] = {name: value.clone() for name, value in trainer.network.state_dict().items()}
 
     for epochs in (3, 4):  # the second time it carries on after the third epoch
-        params = SimpleNamespace(epochs=epochs, train_scores="running", select="best")
-        trainer = build_trainer(SPECS, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
-        rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
-        _, best, _ = fit(
-            params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a", {})
-        )
+        trainer = build_trainer(PLAIN, GREY, few_images.images)
+        loop = loop_of(few_images, batches, (epochs, 1), select="best")
+        best = fit(trainer, None, loop, Checkpoints("a", {})).best_weights
         assert all(torch.equal(best[name], value) for name, value in seen[1].items())
     assert not torch.equal(best["linear.weight"], seen[3]["linear.weight"])
 
 
 # Of the convolutions, by hand: 9 products for each pair of channels and each place of the output, before pooling.
-CUSTOM_RESNET = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
-AIRNET = 9 * (24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2)
+RESNET_PRODUCTS = 9 * (3 * 64 * 32**2 + 64 * 128 * 32**2 + 2 * 128**2 * 16**2 + 128 * 256 * 16**2 + 256 * 512 * 8**2)
+AIRNET_PRODUCTS = 9 * (
+    24 * 64 * 31**2 + 64**2 * 15**2 + 64 * 256 * 15**2 + 256**2 * 7**2 + 256**2 * 7**2 + 256**2 * 3**2
+)
 WORK = {  # and the number of parameters
-    "params": (CUSTOM_RESNET + 9 * 2 * 512**2 * 4**2, "6,574,090"),
-    "recipes/fast": (12 * 24 * 31**2 + AIRNET, "1,972,792"),
+    "params": (RESNET_PRODUCTS + 9 * 2 * 512**2 * 4**2, "6,574,090"),
+    "recipes/fast": (12 * 24 * 31**2 + AIRNET_PRODUCTS, "1,972,792"),
 }
 
 
 @pytest.mark.parametrize("name", WORK)
 def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
     products, parameters = WORK[name]
-    network = build_network(read_yaml(ROOT / f"{name}.yaml")["model"], seed=0)
+    network = build_network(TypeAdapter(ModelSpec).validate_python(read_yaml(ROOT / f"{name}.yaml")["model"]), seed=0)
     text = summary(network)
     (line,) = [line for line in text.splitlines() if "mult-adds" in line]
     assert line.startswith("Total mult-adds (M): ")
@@ -150,8 +149,7 @@ def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
 
 
 def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_images):
-    air = {"name": "airnet", "widths": [8, 8, 8], "depth": 2, "norm_momentum": 0.4, "logit_scale": 0.1}
-    specs = SPECS | {"model": air | {"whitening_bias": {"start": "zero", "epochs": 2, "lr_factor": 1.0}}}
+    spec = replace(PLAIN, model=changed(AIRNET, whitening_bias={"epochs": 2}))
     seen = []
 
     def batches(epoch):
@@ -159,12 +157,10 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
         yield Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
 
     for epochs in (3, 5):  # the second time it carries on after the third epoch
-        params = SimpleNamespace(epochs=epochs, train_scores="running", select="last")
-        trainer = build_trainer(specs, "all", 1.0, 0.0, [0.5] * 3, [0.25] * 3, "fp32", 0, few_images.images)
-        rates = Plan(np.full((epochs, 1), 0.01), np.full((epochs, 1), 0.9))
-        fit(params, trainer, None, few_images, few_images, batches, lambda _, rates=rates: rates, Checkpoints("a", {}))
+        trainer = build_trainer(spec, GREY, few_images.images)
+        fit(trainer, None, loop_of(few_images, batches, (epochs, 1)), Checkpoints("a", {}))
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
 
-    never = build_network(air | {"whitening_bias": {"start": "zero", "epochs": 0, "lr_factor": 1.0}}, seed=0)
+    never = build_network(changed(AIRNET, whitening_bias={"epochs": 0}), seed=0)
     assert never.prep[0].bias.requires_grad is False  # before an epoch begins too, as in the range test

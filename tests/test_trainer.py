@@ -6,24 +6,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from specs import ADAM, MUON, SGD, STATISTICS, changed, trainer_spec
 
+from cifar.config.schema import NLL, CrossEntropy, ExponentialAverage, Lookahead
 from cifar.data.splits import Batch
 from cifar.nn.inference import normalise
 from cifar.system.process import InputError
 from cifar.training.averaging import build_average
-from cifar.training.trainer import build_loss, build_trainer, train_epoch
-
-NETWORK = {"name": "custom_resnet", "logit_scale": 0.125}
-SGD = {"name": "sgd", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-ADAM = {"name": "adam", "beta1": 0.8, "beta2": 0.99, "weight_decay": 0.1}
-MUON = SGD | {"name": "muon", "filter_momentum": 0.6, "filter_lr_factor": 0.25}
-MEAN, STD = [0.5, 0.4, 0.3], [0.25, 0.2, 0.3]
-LOSS = {"name": "cross_entropy", "label_smoothing": 0.1}
+from cifar.training.trainer import Trainer, build_loss, build_trainer, train_epoch
 
 
-def make_trainer(optimizer=SGD, regularise="all", l1=0.0):
-    specs = {"model": NETWORK, "optimizer": optimizer, "loss": LOSS}
-    return build_trainer(specs, regularise, 1.0, l1, MEAN, STD, "fp32", 0, np.zeros((1, 32, 32, 3), np.uint8))
+def make_trainer(**changes) -> Trainer:
+    return build_trainer(trainer_spec(**changes), STATISTICS, np.zeros((1, 32, 32, 3), np.uint8))
 
 
 @pytest.fixture
@@ -38,7 +32,7 @@ def test_two_steps_equal_nesterov_momentum_written_out(batch):
     starts = copy.deepcopy(list(reference.parameters()))
     velocities = [torch.zeros_like(weight) for weight in reference.parameters()]
     momenta = {0.05: 0.9, 0.02: 0.7}  # cycled
-    inputs = normalise(batch.images, MEAN, STD)  # to the bit: maxima in so small a batch tip over at the least change
+    inputs = normalise(batch.images, STATISTICS)  # to the bit: maxima in so small a batch tip over at the least change
     for lr in (0.05, 0.02):
         found = trainer.step(batch, lr, momenta[lr])
         log_probabilities = F.log_softmax(reference(inputs), 1)
@@ -59,7 +53,7 @@ def test_two_steps_equal_nesterov_momentum_written_out(batch):
 
 
 def test_adams_beta1_takes_momentums_part(batch):
-    trainer = make_trainer(ADAM)
+    trainer = make_trainer(optimizer=ADAM)
     trainer.step(batch, 0.001, momentum=0.85)
     assert trainer.optimizers[0].param_groups[0]["betas"] == (0.85, 0.99)
     trainer.step(batch, 0.001)
@@ -68,8 +62,8 @@ def test_adams_beta1_takes_momentums_part(batch):
 
 @pytest.mark.parametrize("regularise", ["all", "weights"])
 def test_l1_adds_its_slope_to_the_gradient_and_is_reported_apart(batch, regularise):
-    plain = {"name": "sgd", "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
-    without, with_l1 = make_trainer(plain, regularise), make_trainer(plain, regularise, l1=1e-3)
+    plain = changed(SGD, momentum=0.0, nesterov=False, weight_decay=0.0)
+    without, with_l1 = (make_trainer(optimizer=plain, regularise=regularise, l1=l1) for l1 in (0.0, 1e-3))
     starts = copy.deepcopy(list(without.network.parameters()))
     (objective, penalty, loss, _), other = without.step(batch, 1.0).tolist(), with_l1.step(batch, 1.0).tolist()
     assert (objective, loss, penalty) == (other[0], other[2], 0.0)
@@ -83,12 +77,12 @@ def test_l1_adds_its_slope_to_the_gradient_and_is_reported_apart(batch, regulari
 def test_nll_of_log_softmax_is_cross_entropy():
     random = torch.Generator().manual_seed(0)
     logits, targets = torch.randn(50, 10, generator=random) * 5, torch.arange(50) % 10
-    nll = build_loss({"name": "nll"})(logits, targets)
+    nll = build_loss(NLL(name="nll"))(logits, targets)
     by_hand = np.mean(
         [np.log(np.exp(row).sum()) - row[k] for row, k in zip(logits.double().numpy(), targets, strict=True)]
     )
     assert nll.item() == pytest.approx(by_hand, rel=1e-5)
-    cross_entropy = build_loss({"name": "cross_entropy", "label_smoothing": 0.0})(logits, targets)
+    cross_entropy = build_loss(CrossEntropy(name="cross_entropy", label_smoothing=0.0))(logits, targets)
     assert nll.item() == pytest.approx(cross_entropy.item(), rel=1e-6)
 
 
@@ -99,12 +93,13 @@ def test_step_counts_what_was_right_before_the_update(batch):
     assert (step.correct, step.images, step.lr) == (8, 8, 0.05)  # eight images are learnt by heart
 
 
-@pytest.mark.parametrize("average", ["ema", "lookahead"])
-@pytest.mark.parametrize("optimizer", [SGD, ADAM, MUON], ids=lambda spec: spec["name"])
+AVERAGES = ExponentialAverage(name="ema", decay=0.5, every=1), Lookahead(name="lookahead", decay=0.5, every=1)
+
+
+@pytest.mark.parametrize("average", AVERAGES, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("optimizer", [SGD, ADAM, MUON], ids=lambda spec: spec.name)
 def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer, average):
-    spec = {"name": average, "decay": 0.5, "every": 1}
-    one, other = make_trainer(optimizer), make_trainer(optimizer)
-    one, other = (trainer._replace(average=build_average(trainer.network, spec, steps=3)) for trainer in (one, other))
+    one, other = (make_trainer(optimizer=optimizer, average=average, steps=3) for _ in range(2))
     list(train_epoch(one, [batch] * 2, [0.1] * 2, [0.9] * 2, first_step=0))
     other.restore(copy.deepcopy(one.state()))
     for trainer in (one, other):
@@ -115,12 +110,10 @@ def test_restored_trainer_goes_on_bit_for_bit(batch, optimizer, average):
 
 
 def test_the_average_is_that_of_the_weights_after_every_second_step(batch):
-    trainer = make_trainer()
-    spec = {"name": "ema", "decay": 0.2, "every": 2}
-    trainer = trainer._replace(average=build_average(trainer.network, spec, steps=6))
+    trainer = make_trainer(average=ExponentialAverage(name="ema", decay=0.2, every=2), steps=6)
     seen = []
     for first_step in range(6):
-        list(train_epoch(trainer, [batch], [0.05], [0.9], first_step))
+        list(train_epoch(trainer, [batch], [0.05], [0.9], first_step=first_step))
         seen.append({name: value.double() for name, value in trainer.network.state_dict().items()})
         assert (trainer.result is trainer.network) == (first_step == 0)
     # After 2, 4 and 6 steps: the weights as they are; 2/11 of the average, as it is young; 0.2, which is below 3/12.
@@ -132,7 +125,7 @@ def test_the_average_is_that_of_the_weights_after_every_second_step(batch):
 
 def test_lookahead_goes_on_from_the_average_which_keeps_more_of_itself_by_the_cube_of_the_steps():
     network = torch.nn.BatchNorm2d(1)
-    average = build_average(network, {"name": "lookahead", "decay": 0.81, "every": 2}, steps=6)
+    average = build_average(network, Lookahead(name="lookahead", decay=0.81, every=2), steps=6)
     values = network.weight, network.bias, network.running_mean
     # After 2 steps the values as they are; after 4 kept is 0.81 (4/6)^3 = 0.24, 0.24 * 10 + 0.76 * 20; after 6 0.81.
     for steps, reached, left in (1, 5, 5), (2, 10, 10), (3, 15, 15), (4, 20, 17.6), (5, 25, 25), (6, 30, 19.956):
@@ -145,9 +138,7 @@ def test_lookahead_goes_on_from_the_average_which_keeps_more_of_itself_by_the_cu
 
 
 def test_training_goes_on_from_the_average_with_lookahead(batch):
-    trainer = make_trainer()
-    spec = {"name": "lookahead", "decay": 0.9, "every": 1}
-    trainer = trainer._replace(average=build_average(trainer.network, spec, steps=3))
+    trainer = make_trainer(average=Lookahead(name="lookahead", decay=0.9, every=1), steps=3)
     plain = make_trainer()
     for step in range(3):
         before = {name: value.double() for name, value in trainer.network.state_dict().items()}

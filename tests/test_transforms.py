@@ -39,7 +39,7 @@ def test_padding_is_albumentations(images, padding, mode, fill):
 def test_cropping_is_albumentations(images):
     random = np.random.default_rng(1)
     tops, lefts = random.integers(0, 9, 30), random.integers(0, 13, 30)
-    found = crop(torch.from_numpy(images), tops, lefts, 24, 20)
+    found = crop(torch.from_numpy(images), tops, lefts, height=24, width=20)
     for image, top, left, window in zip(images, tops, lefts, found.numpy(), strict=True):
         theirs = albumentations.Crop(x_min=left, y_min=top, x_max=left + 20, y_max=top + 24)
         assert np.array_equal(window, theirs(image=image)["image"])

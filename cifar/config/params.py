@@ -105,6 +105,8 @@ def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
             return text if is_whole else f"{key} is {problem['input']!r}, allowed: {text}"
         case "union_tag_invalid":
             return f"{key}.name is {problem['ctx']['tag']!r}, allowed: {problem['ctx']['expected_tags']}"
+        case "model_type" | "model_attributes_type":  # pydantic would name a class
+            return f"{key} is {problem['input']!r}, it must be keys with values"
         case "union_tag_not_found":
             return f"{key}.name is missing"
         case "string_pattern_mismatch":

@@ -1,4 +1,7 @@
-"""The schema of params.yaml: which keys there are, which values they take, and which go together."""
+"""The schema of params.yaml: its keys, their values, and which values fit together.
+
+A section whose name would be that of a class elsewhere ends in Spec: `AirNetSpec` describes the network `AirNet`.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -14,7 +17,7 @@ LAYERS = {  # where Grad-CAM can look, shallow to deep
 
 
 class Section(BaseModel):
-    """A mapping of known keys; YAML's own types, so that no 'no' becomes False and no '1e-3' a word."""
+    """A mapping with known keys. Values must have the right YAML type: nothing is converted, except int to float."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -51,7 +54,7 @@ class WhiteningBias(Section):
     lr_factor: Positive
 
 
-class AirNet(Section):
+class AirNetSpec(Section):
     name: Literal["airnet"]
     widths: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=3, max_length=3)]
     depth: Annotated[int, Field(ge=2, le=3)]
@@ -60,19 +63,19 @@ class AirNet(Section):
     whitening_bias: WhiteningBias
 
 
-class CustomResNet(Section):
+class CustomResNetSpec(Section):
     name: Literal["custom_resnet"]
     logit_scale: Positive
 
 
-class ResNet18(Section):
+class ResNet18Spec(Section):
     name: Literal["resnet18"]
     norm: Literal["batch", "layer", "group"]
     strides: Annotated[list[Annotated[int, Field(ge=1, le=2)]], Field(min_length=4, max_length=4)]
     pool: Count
 
     @model_validator(mode="after")
-    def _pool_divides_the_map(self) -> "ResNet18":
+    def _pool_divides_the_map(self) -> "ResNet18Spec":
         size = IMAGE_SIZE
         for stride in self.strides:
             size //= stride
@@ -83,8 +86,8 @@ class ResNet18(Section):
         return self
 
 
-class Transform(Section):
-    """An Albumentations transform by name; `cifar.data.policy` checks its arguments, which are the other keys."""
+class TransformSpec(Section):
+    """An Albumentations transform by name. The other keys are its arguments, which `cifar.data.policy` checks."""
 
     model_config = ConfigDict(extra="allow")
     name: str
@@ -103,20 +106,20 @@ class NLL(Section):
     name: Literal["nll"]
 
 
-class SGD(Section):
+class SGDSpec(Section):
     name: Literal["sgd"]
     momentum: Fraction
     nesterov: bool
     weight_decay: NotNegative
 
     @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> "SGD":
+    def _nesterov_needs_momentum(self) -> "SGDSpec":
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.momentum is 0, it must be above 0 with nesterov: true")
         return self
 
 
-class Adam(Section):
+class AdamSpec(Section):
     """Adam, whose weight decay is L2, or AdamW, whose weight decay is decoupled from the gradient."""
 
     name: Literal["adam", "adamw"]
@@ -126,12 +129,12 @@ class Adam(Section):
 
     @property
     def momentum(self) -> float:
-        """What plays its part: the weight of the past in the average of the gradients."""
+        """beta1 is Adam's momentum: the weight of the past in its average of the gradients."""
         return self.beta1
 
 
-class Muon(SGD):
-    """Muon for the convolutions' filters, and SGD for all else."""
+class MuonSpec(SGDSpec):
+    """Muon for the filters of the convolutions, SGD for all other parameters."""
 
     name: Literal["muon"]
     filter_momentum: Fraction
@@ -193,7 +196,7 @@ class Proxy(Section):
     name: Literal["proxy"]
     share: Annotated[float, Field(gt=0, lt=1)]
     every: Count
-    model: AirNet
+    model: AirNetSpec
 
 
 class RangeTest(Section):
@@ -216,28 +219,37 @@ class GradCAM(Section):
     layers: Annotated[list[str], Field(min_length=1, max_length=5)]
 
 
+# Sections of several kinds: the key `name` says which.
+ModelSpec = Annotated[AirNetSpec | CustomResNetSpec | ResNet18Spec, Field(discriminator="name")]
+FilterSpec = Annotated[NoFilter | Proxy, Field(discriminator="name")]
+LossSpec = Annotated[CrossEntropy | NLL, Field(discriminator="name")]
+OptimizerSpec = Annotated[SGDSpec | AdamSpec | MuonSpec, Field(discriminator="name")]
+ScheduleSpec = Annotated[OneCycle | Triangular | StepDecay | Plateau | Constant, Field(discriminator="name")]
+AverageSpec = Annotated[NoAverage | ExponentialAverage | Lookahead, Field(discriminator="name")]
+
+
 class Params(Section):
-    """All of params.yaml. What each key means stands beside it there."""
+    """All of params.yaml; the comments there say what each key means."""
 
     dataset: Literal["cifar10", "shapes"]
     mirrors: list[Url]
     shapes: Shapes
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     val_size: Annotated[int, Field(ge=0)]
-    model: Annotated[AirNet | CustomResNet | ResNet18, Field(discriminator="name")]
-    augment: list[Transform]
+    model: ModelSpec
+    augment: list[TransformSpec]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Count
-    filter: Annotated[NoFilter | Proxy, Field(discriminator="name")]
-    loss: Annotated[CrossEntropy | NLL, Field(discriminator="name")]
-    optimizer: Annotated[SGD | Adam | Muon, Field(discriminator="name")]
+    filter: FilterSpec
+    loss: LossSpec
+    optimizer: OptimizerSpec
     l1: NotNegative
     regularise: Literal["all", "weights"]
     bias_lr_factor: Positive
     lr_max: LearningRate
     lr_min: LearningRate
-    schedule: Annotated[OneCycle | Triangular | StepDecay | Plateau | Constant, Field(discriminator="name")]
-    average: Annotated[NoAverage | ExponentialAverage | Lookahead, Field(discriminator="name")]
+    schedule: ScheduleSpec
+    average: AverageSpec
     select: Literal["last", "best"]
     train_scores: Literal["running", "eval"]
     precision: Literal["auto", "bf16", "fp32"]

@@ -16,7 +16,7 @@ from cifar.system.process import SIGNALS, InputError
 
 
 def feed(
-    split: Split, policy: Policy, device: torch.device, batch_size: int, seed: int
+    split: Split, policy: Policy, device: torch.device, *, batch_size: int, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
     """A function that gives an epoch's batches by its number, from 0.
 
@@ -26,13 +26,13 @@ def feed(
     workers = 0 if device.type == "cpu" or policy.is_batched else len(os.sched_getaffinity(0)) - 1
     where = torch.device("cpu") if workers else device
     placed = Batch(torch.from_numpy(split.images).to(where), torch.from_numpy(split.labels).to(where).long())
-    return partial(training_batches, placed, policy, batch_size, seed, workers)
+    return partial(training_batches, placed, policy, batch_size=batch_size, seed=seed, workers=workers)
 
 
 class EpochBatches(Dataset):
     """An epoch's batches by number: shuffled by (seed, epoch), augmented by (seed, epoch, batch)."""
 
-    def __init__(self, split: Batch, policy: Policy, batch_size: int, seed: int, epoch: int):
+    def __init__(self, split: Batch, policy: Policy, epoch: int, *, batch_size: int, seed: int):
         self.split, self.policy, self.seed, self.epoch = split, policy, seed, epoch
         self.indices = epoch_batches(len(split.labels), batch_size, seed, epoch)
 
@@ -51,13 +51,13 @@ class EpochBatches(Dataset):
 
 
 def training_batches(
-    split: Batch, policy: Policy, batch_size: int, seed: int, workers: int, epoch: int
+    split: Batch, policy: Policy, epoch: int, *, batch_size: int, seed: int, workers: int
 ) -> Iterator[Batch]:
     """The epoch's batches in order, made by `workers` processes, or with 0 by this one: the same in any case.
 
     Raises InputError for a policy that does not work on the images.
     """
-    batches = EpochBatches(split, policy, batch_size, seed, epoch)
+    batches = EpochBatches(split, policy, epoch, batch_size=batch_size, seed=seed)
     fork = "fork" if workers else None  # a policy cannot be pickled; the workers do not touch the GPU
     loader = DataLoader(
         batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_end_with_parent

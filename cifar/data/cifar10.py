@@ -41,6 +41,7 @@ def find_dataset(
     elsewhere: str | None,
     mirrors: list[str],
     published: type[CIFAR10] = CIFAR10,
+    *,
     timeout: tuple[float, float] = TIMEOUT,
 ) -> tuple[Dataset, str, list[str]]:
     """The data set from the first source that is as `published`, that source, and why those before it were passed over.

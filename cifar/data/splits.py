@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,11 +26,27 @@ class Split(NamedTuple):
         return Split(self.images[index], self.labels[index])
 
 
+class Statistics(NamedTuple):
+    """Mean and standard deviation of the channels red, green and blue, of pixel values in [0, 1]."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class Batch(NamedTuple):
     """Images uint8 (N, 32, 32, 3) and labels int64 (N,), on one device."""
 
     images: Tensor
     labels: Tensor
+
+
+def load_train_and_val(val_size: int, seed: int) -> tuple[Split, Split]:
+    """The images to train on, and those to validate on: held-out ones, or with a `val_size` of 0 the test images."""
+    everything = load_split("train")
+    if val_size == 0:
+        return everything, load_split("test")
+    train, val = hold_out(everything.labels, val_size, seed)
+    return everything.take(train), everything.take(val)
 
 
 def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
@@ -94,18 +109,21 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
-def load_statistics(path: Path = Path("metrics/stats.json")) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the channels red, green and blue over the training pixels, in [0, 1]."""
+def load_statistics(path: Path = Path("metrics/stats.json")) -> Statistics:
+    """The statistics of all training pixels; raises InputError when the file is missing or holds something else."""
     values = read_json(path)
+    channels = "red", "green", "blue"
     try:
-        mean, std = ([float(values[name][channel]) for channel in ("red", "green", "blue")] for name in ("mean", "std"))
+        mean, std = ([float(values[name][channel]) for channel in channels] for name in ("mean", "std"))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{path} lacks the channels' mean and std; run `dvc repro stats`") from None
-    if not are_statistics(mean, std):
+    statistics = Statistics(tuple(mean), tuple(std))
+    if not are_possible(statistics):
         raise InputError(f"{path} holds mean {mean} and std {std}, expected means in [0, 1] and deviations above 0")
-    return mean, std
+    return statistics
 
 
-def are_statistics(mean: Sequence[float], std: Sequence[float]) -> bool:
-    """Can these be the means and standard deviations of values in [0, 1]?"""
-    return all(0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True))
+def are_possible(statistics: Statistics) -> bool:
+    """Can these be the statistics of three channels with values in [0, 1]?"""
+    mean, std = statistics
+    return len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)

@@ -28,7 +28,7 @@ def crop_anywhere(images: Tensor, draws: Draws, height: int, width: int) -> Tens
     """A window of each image, every place as likely; raises ValueError when it does not fit."""
     tops = draws.random.integers(0, images.shape[1] - height, len(images), endpoint=True)
     lefts = draws.random.integers(0, images.shape[2] - width, len(images), endpoint=True)
-    return crop(images, tops, lefts, height, width)
+    return crop(images, tops, lefts, height=height, width=width)
 
 
 def flip_some(images: Tensor, draws: Draws, axis: int, p: float) -> Tensor:
@@ -50,6 +50,7 @@ def flip_alternately(images: Tensor, draws: Draws) -> Tensor:
 def cut_holes(
     images: Tensor,
     draws: Draws,
+    *,
     counts: tuple[int, int],
     heights: tuple[int, int],
     widths: tuple[int, int],
@@ -88,7 +89,7 @@ def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> T
     return images
 
 
-def crop(images: Tensor, tops: np.ndarray, lefts: np.ndarray, height: int, width: int) -> Tensor:
+def crop(images: Tensor, tops: np.ndarray, lefts: np.ndarray, *, height: int, width: int) -> Tensor:
     """The window of `height` x `width` pixels of each image whose first row and column are `tops`, `lefts` (N,)."""
     count, full_height, full_width, _ = images.shape
     rows = np.arange(count)[:, None] * full_height + tops[:, None] + np.arange(height)  # (N, height)

@@ -20,7 +20,7 @@ class Conv3x3(nn.Conv2d):
     A `pool` of 1 is no pooling. The result is that of nn.Conv2d and nn.MaxPool2d.
     """
 
-    def __init__(self, width_in: int, width: int, bias: bool, stride: int = 1, pool: int = 1):
+    def __init__(self, width_in: int, width: int, *, bias: bool, stride: int = 1, pool: int = 1):
         super().__init__(width_in, width, kernel_size=3, stride=stride, padding=1, bias=bias)
         self.pool = pool
 

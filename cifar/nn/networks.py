@@ -1,14 +1,12 @@
 """The networks: from normalised images (N, 3, 32, 32) to logits (N, 10)."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.config.schema import IMAGE_SIZE
+from cifar.config.schema import IMAGE_SIZE, AirNetSpec, CustomResNetSpec, ModelSpec, ResNet18Spec
 from cifar.nn.convolutions import Conv3x3
 from cifar.nn.norms import NormGELU, NormReLU, build_norm
 
@@ -52,7 +50,7 @@ class CustomResNet(Network):
     Close to David Page's ResNet9 (cifar10-fast), which also scales its logits.
     """
 
-    def __init__(self, logit_scale: float):
+    def __init__(self, spec: CustomResNetSpec):
         super().__init__()
         self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), NormReLU(64))
         self.layer1 = nn.Sequential(*downsample(64, 128), Residual(128))
@@ -60,7 +58,7 @@ class CustomResNet(Network):
         self.layer3 = nn.Sequential(*downsample(256, 512), Residual(512))
         self.pool = nn.MaxPool2d(4)
         self.linear = nn.Linear(512, 10)
-        self.logit_scale = logit_scale
+        self.logit_scale = spec.logit_scale
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 64, 32, 32)
@@ -98,16 +96,16 @@ class ResNet18(Network):
     layer norm the network has 11,173,962 parameters if the pooling leaves 1x1 features, 11,189,322 if it leaves 2x2.
     """
 
-    def __init__(self, norm: str, strides: Sequence[int], pool: int):
+    def __init__(self, spec: ResNet18Spec):
         super().__init__()
-        self.prep = nn.Sequential(Conv3x3(3, 64, bias=False), build_norm(norm, 64), nn.ReLU(inplace=True))
+        self.prep = nn.Sequential(Conv3x3(3, 64, bias=False), build_norm(spec.norm, 64), nn.ReLU(inplace=True))
         width_in, size = 64, IMAGE_SIZE
-        for number, (width, stride) in enumerate(zip((64, 128, 256, 512), strides, strict=True), start=1):
-            blocks = BasicBlock(width_in, width, stride, norm), BasicBlock(width, width, 1, norm)
+        for number, (width, stride) in enumerate(zip((64, 128, 256, 512), spec.strides, strict=True), start=1):
+            blocks = BasicBlock(width_in, width, stride, spec.norm), BasicBlock(width, width, 1, spec.norm)
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             width_in, size = width, math.ceil(size / stride)
-        self.pool = nn.AvgPool2d(pool)
-        self.linear = nn.Linear(512 * (size // pool) ** 2, 10)
+        self.pool = nn.AvgPool2d(spec.pool)
+        self.linear = nn.Linear(512 * (size // spec.pool) ** 2, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 64, 32, 32)
@@ -151,26 +149,19 @@ class AirNet(Network):
     weights. airbench96 has (128, 512, 512), in its latest version (128, 384, 512), and a depth of 3.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        depth: int,
-        norm_momentum: float,
-        logit_scale: float,
-        whitening_bias: dict[str, Any],
-    ):
+    def __init__(self, spec: AirNetSpec):
         super().__init__()
         self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
         self.prep[0].weight.requires_grad = False
-        if whitening_bias["start"] == "zero":
+        if spec.whitening_bias.start == "zero":
             nn.init.zeros_(self.prep[0].bias)
         width_in = self.prep[0].out_channels
-        for number, width in enumerate(widths, start=1):
-            self.add_module(f"layer{number}", AirGroup(width_in, width, depth, norm_momentum))
+        for number, width in enumerate(spec.widths, start=1):
+            self.add_module(f"layer{number}", AirGroup(width_in, width, spec.depth, spec.norm_momentum))
             width_in = width
         self.pool = nn.MaxPool2d(3)
         self.linear = nn.Linear(width_in, 10, bias=False)
-        self.logit_scale, self.whitening_bias = logit_scale, whitening_bias
+        self.logit_scale, self.whitening_bias = spec.logit_scale, spec.whitening_bias
         self.begin_epoch(0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -185,10 +176,10 @@ class AirNet(Network):
 
     def begin_epoch(self, epoch: int) -> None:
         """Train the first layer's bias in the first epochs only, then freeze it."""
-        self.prep[0].bias.requires_grad = epoch < self.whitening_bias["epochs"]
+        self.prep[0].bias.requires_grad = epoch < self.whitening_bias.epochs
 
     def lr_factors(self) -> dict[Tensor, float]:
-        return {self.prep[0].bias: self.whitening_bias["lr_factor"]}
+        return {self.prep[0].bias: self.whitening_bias.lr_factor}
 
 
 def whitening_filters(images: Tensor) -> Tensor:
@@ -205,13 +196,11 @@ def whitening_filters(images: Tensor) -> Tensor:
     return torch.cat([filters, -filters])
 
 
-NETWORKS = {"airnet": AirNet, "custom_resnet": CustomResNet, "resnet18": ResNet18}
+NETWORKS = {AirNetSpec: AirNet, CustomResNetSpec: CustomResNet, ResNet18Spec: ResNet18}
 
 
-def build_network(spec: dict[str, Any], seed: int) -> Network:
-    """The network that `spec` names, initialised from `seed`; the other keys of `spec` are the network's arguments."""
-    arguments = dict(spec)
-    network = NETWORKS[arguments.pop("name")]
+def build_network(spec: ModelSpec, seed: int) -> Network:
+    """The network with initial weights drawn from `seed`, channels last in memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return network(**arguments).to(memory_format=torch.channels_last)
+        return NETWORKS[type(spec)](spec).to(memory_format=torch.channels_last)

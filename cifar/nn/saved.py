@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from cifar.data.splits import are_statistics
+from cifar.config.schema import ModelSpec
+from cifar.data.splits import Statistics, are_possible
 from cifar.nn.networks import build_network
 from cifar.system.files import missing, read_json, replacing, write_json
 from cifar.system.process import InputError, printable
@@ -19,33 +21,33 @@ FOLDER = Path("models")
 
 
 class Model(NamedTuple):
-    """A network with what is needed to use it: each channel's mean and deviation in [0, 1], and the class names."""
+    """A network, the statistics by which its inputs are normalised, and the names of its classes."""
 
     network: nn.Module
-    mean: list[float]
-    std: list[float]
+    statistics: Statistics
     classes: list[str]
 
 
 def save_model(
     model: Model,
-    spec: dict[str, Any],
+    spec: ModelSpec,
     environment: dict[str, Any],
+    *,
     trained_on: Sequence[dict[str, Any]] = (),
     folder: Path = FOLDER,
 ) -> None:
-    """Write model.safetensors (weights) and model.json (all else, so that params.yaml is not needed to rebuild it).
+    """Write model.safetensors (weights) and model.json (all else, so that nobody needs params.yaml to use the model).
 
-    `environment` is what else decides the bits of the weights: see `cifar.system.device`. If not all epochs ran in it,
-    model.json has `trained_on` too: see `cifar.training.checkpoint.Checkpoints`.
+    `spec` is the network's. `environment` decides the bits of the weights next to params, code and data: see
+    `cifar.system.device`. If epochs ran in several environments, `trained_on` says which ran where, as in
+    `cifar.training.checkpoint.Checkpoints`, and is written too.
     """
     weights = save({name: value.contiguous() for name, value in model.network.state_dict().items()})
     with replacing(folder / "model.safetensors") as part:
         part.write_bytes(weights)
-    card = {"network": spec, "mean": model.mean, "std": model.std, "classes": model.classes}
-    digest = hashlib.sha256(weights).hexdigest()
-    ran = {"trained_on": list(trained_on)} if len(trained_on) > 1 else {}
-    write_json(folder / "model.json", card | {"sha256": digest, "environment": environment} | ran)
+    card = {"network": spec.model_dump(), **model.statistics._asdict(), "classes": model.classes}
+    card |= {"sha256": hashlib.sha256(weights).hexdigest(), "environment": environment}
+    write_json(folder / "model.json", card | ({"trained_on": list(trained_on)} if len(trained_on) > 1 else {}))
 
 
 def check_classes(model: Model, classes: Sequence[str]) -> None:
@@ -65,7 +67,7 @@ def check_classes(model: Model, classes: Sequence[str]) -> None:
 def load_model(folder: Path = FOLDER) -> Model:
     """The trained network in eval mode, on the CPU.
 
-    Raises InputError when a file is missing or damaged, or the weights are another network's or not finite.
+    Raises InputError when a file is missing or damaged, or when the weights do not fit model.json or are not finite.
     """
     card, path = read_json(folder / "model.json"), folder / "model.safetensors"
     try:
@@ -80,12 +82,12 @@ def load_model(folder: Path = FOLDER) -> Model:
             f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `dvc repro train`"
         )
     try:
-        network = build_network(card["network"], seed=0)
+        network = build_network(TypeAdapter(ModelSpec).validate_python(card["network"]), seed=0)
         network.load_state_dict(weights)
-        mean, std = ([float(value) for value in card[name]] for name in ("mean", "std"))
-        model = Model(network.eval(), mean, std, [str(name) for name in card["classes"]])
-        is_usable = are_statistics(mean, std) and len(model.classes) == 10
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError):
+        mean, std = (tuple(float(value) for value in card[name]) for name in ("mean", "std"))
+        model = Model(network.eval(), Statistics(mean, std), [str(name) for name in card["classes"]])
+        is_usable = are_possible(model.statistics) and len(model.classes) == 10
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError):  # pydantic's errors are ValueErrors
         is_usable = False
     if not is_usable:
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None

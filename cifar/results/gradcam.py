@@ -22,12 +22,12 @@ TARGETS = {"predicted": "predicted", "label": "true"}
 def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
     """Strips uint8 (N, H, W', 3): each image, then one heatmap for each layer, for the classes `targets` (N,)."""
     check_layers(model.network, settings.layers)
-    inputs = normalise(torch.from_numpy(images), model.mean, model.std)
+    inputs = normalise(torch.from_numpy(images), model.statistics)
     classes = torch.from_numpy(targets).long()
     gap = np.full_like(images[:, :, :1], 255)
     panels = [images]
     for layer in settings.layers:
-        panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, settings.method))]
+        panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, method=settings.method))]
     return np.concatenate(panels, axis=2)
 
 
@@ -55,7 +55,7 @@ def legend(settings: GradCAM) -> str:
     )
 
 
-def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, method: str) -> np.ndarray:
+def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, *, method: str) -> np.ndarray:
     """Heatmaps float32 (N, H, W) in [0, 1]: where the activations of `layer` raise the logits of `targets` (N,).
 
     `images` float32 (N, C, H, W) are normalised. The network is in eval mode; its parameters' gradients do not change.

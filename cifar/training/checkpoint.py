@@ -1,4 +1,4 @@
-"""Checkpoints: the state from which an interrupted training carries on as if nothing had happened."""
+"""Checkpoints: the state from which an interrupted training carries on, with the same result."""
 
 import fcntl
 import hashlib
@@ -18,14 +18,14 @@ from cifar.system.files import replacing
 from cifar.system.process import InputError
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-KEEP_OTHERS = 4  # other configurations, each of some 100 MB, that may still be carried on
-WAIT = 10  # seconds that a run whose DVC has died may take to notice
+KEEP_OTHERS = 4  # other configurations that may be carried on later, about 100 MB each
+WAIT = 10  # seconds: a run whose DVC has died needs some time to notice and to end
 
 
 def fingerprint(stage: str, params: dict[str, Any]) -> str:
-    """A name for all but the environment that decides the result of `stage`: 16 hexadecimal digits.
+    """16 hexadecimal digits that change with everything that decides the result of `stage`, except the environment.
 
-    It covers the values of `params` and the bytes of all that dvc.yaml declares as the stage's `deps`: code and data.
+    That is the values of `params`, and the bytes of the stage's `deps` in dvc.yaml: code and data.
     """
     digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=repr).encode())
     for path in read_yaml("dvc.yaml")["stages"][stage]["deps"]:
@@ -35,15 +35,17 @@ def fingerprint(stage: str, params: dict[str, Any]) -> str:
 
 
 class Checkpoints:
-    """The checkpoints of one training in one environment, in a folder of its own that one process at a time may hold.
+    """The checkpoints of one training in one environment: a folder, which only one process at a time can hold.
 
-    The folder lies outside the stage's outputs, which DVC deletes before it runs the stage. Each file's name ends in
-    its SHA-256, so a damaged file is known before it is read.
+    The folder lies outside the stage's outputs, because DVC deletes those before it runs the stage. Each file's name
+    ends in its SHA-256, so that a damaged file is recognised before it is read.
 
-    `training` names the params, code and data (see `fingerprint`). `environment` is what else decides the bits (see
-    `cifar.system.device`). A checkpoint of the same training from another environment is named in one line, and
-    taken only with `carry_on`. `trained_on` lists which epochs ran where: `{"epochs": [first, last],
-    "environment": ...}` each.
+    `training` names the params, code and data (see `fingerprint`). `environment` also decides the bits (see
+    `cifar.system.device`). When another environment has run more epochs of the same training, a line says so; they
+    are used only with `carry_on`. `trained_on` lists which epochs ran where, each entry as
+    `{"epochs": [first, last], "environment": ...}`.
+
+    Raises InputError when another process holds the folder.
     """
 
     def __init__(self, training: str, environment: dict[str, Any], carry_on: bool = False):
@@ -62,7 +64,7 @@ class Checkpoints:
         self._prune()
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep `state`, of tensors and plain values, as that after `epoch` epochs."""
+        """Keep `state`, which holds tensors and plain values, as the state after `epoch` epochs."""
         if self.trained_on and self.trained_on[-1]["environment"] == self.environment:
             self.trained_on[-1]["epochs"][1] = epoch
         else:
@@ -77,32 +79,32 @@ class Checkpoints:
             old.unlink()
 
     def load(self) -> dict[str, Any] | None:
-        """The newest whole state, on the CPU, or None; a damaged file is set aside with a warning."""
-        saved, elsewhere = _newest_whole(self.folder), None
+        """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
+        checkpoint, elsewhere = _newest_whole(self.folder), None
         for folder in self._other_environments():
-            found = _newest_whole(folder)
-            if found and found["epoch"] > max((each["epoch"] for each in (saved, elsewhere) if each), default=0):
-                elsewhere = found
+            candidate = _newest_whole(folder)
+            if candidate and candidate["epoch"] > max((c["epoch"] for c in (checkpoint, elsewhere) if c), default=0):
+                elsewhere = candidate
         if elsewhere:
-            there = f"{elsewhere['epoch']} epochs of this training ran in another environment ("
-            there += f"{differences(elsewhere['trained_on'][-1]['environment'], self.environment)})"
+            message = f"{elsewhere['epoch']} epochs of this training ran in another environment ("
+            message += f"{differences(elsewhere['trained_on'][-1]['environment'], self.environment)})"
             if self.carry_on:
-                print(f"{there}; carrying on from there", file=sys.stderr)
-                saved = elsewhere
+                print(f"{message}; carrying on from there", file=sys.stderr)
+                checkpoint = elsewhere
             else:
-                print(f"{there}; with CARRY_ON=1 this run goes on from there", file=sys.stderr)
-        if saved is None:
+                print(f"{message}; with CARRY_ON=1 this run goes on from there", file=sys.stderr)
+        if checkpoint is None:
             return None
-        self.trained_on = saved["trained_on"]
-        return saved["state"]
+        self.trained_on = checkpoint["trained_on"]
+        return checkpoint["state"]
 
     def discard(self) -> None:
-        """Forget this training, which is complete, in every environment that trained a part of it."""
+        """Delete all checkpoints of this complete training, also those from other environments."""
         for environment in [self.environment, *(part["environment"] for part in self.trained_on)]:
             shutil.rmtree(self.folder.with_name(self._name(environment)), ignore_errors=True)
 
     def _prune(self) -> None:
-        """Forget the configurations whose training was broken off longest ago; one that is in use stays."""
+        """Delete the configurations that were interrupted longest ago, except those in use."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -122,21 +124,29 @@ class Checkpoints:
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     """What differs between two environments, in words: `threads 4, here 2; precision bfloat16, here float32`."""
-    told = []
+    words = []
     for name in sorted(there | here):
         before, now = there.get(name), here.get(name)
         if isinstance(before, list) and isinstance(now, list):  # instruction sets
             before, now = (
-                " ".join(item for item in some if item not in rest) or "none more"
-                for some, rest in ((before, now), (now, before))
+                " ".join(name for name in names if name not in others) or "none more"
+                for names, others in ((before, now), (now, before))
             )
         if before != now:
-            told.append(f"{name} {before}, here {now}")
-    return "; ".join(told)
+            words.append(f"{name} {before}, here {now}")
+    return "; ".join(words)
+
+
+def carries_on() -> bool:
+    """Whether `CARRY_ON=1` asks to carry on from epochs of the same training that ran in another environment."""
+    value = os.environ.get("CARRY_ON", "")
+    if value not in ("", "0", "1"):
+        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to carry on from another machine's epochs, or unset it")
+    return value == "1"
 
 
 def _newest_whole(folder: Path) -> dict[str, Any] | None:
-    """What the newest undamaged checkpoint in `folder` holds, on the CPU; a damaged one is set aside."""
+    """The content of the newest undamaged checkpoint in `folder`, on the CPU; damaged ones are set aside."""
     for path in _newest_first(folder):
         try:
             content = path.read_bytes()

@@ -9,10 +9,11 @@ from cifar.system.process import InputError
 
 
 class Compiled:
-    """`network`, by whose weights and in whose mode it computes; compiled when it first sees a shape or a mode.
+    """A compiled form of `network`, which shares its weights and its mode.
 
-    Where deterministic algorithms are asked for, kernels are chosen without timing them: they are the same each time.
-    It is for GPUs: on a processor `cifar.nn.winograd` and others do by hand what a compiler would, and more.
+    Each new shape of the input, and each mode, is compiled when it is first used. With PyTorch's deterministic
+    algorithms the compiler chooses kernels without timing them, so that it chooses the same ones each time. For GPUs
+    only: on a processor the kernels in `cifar.nn` are faster than compiled ones.
     """
 
     def __init__(self, network: nn.Module):
@@ -20,7 +21,7 @@ class Compiled:
         self.compiled = torch.compile(network, dynamic=False, options=options)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Raises InputError where it cannot be compiled, as without a compiler for C++."""
+        """Raises InputError when the network cannot be compiled, for example without a C++ compiler."""
         from torch._dynamo.exc import BackendCompilerFailed
         from torch._inductor.exc import InductorError
 
@@ -32,6 +33,6 @@ class Compiled:
 
 
 def compile_seconds() -> float:
-    """The seconds that this process has spent in compiling, backward passes too; of torch.compile's own count."""
-    dynamo = sys.modules.get("torch._dynamo.utils")  # to import it would take a second
+    """The seconds that this process has spent on compiling, backward passes included, as torch.compile counts them."""
+    dynamo = sys.modules.get("torch._dynamo.utils")  # importing it would take a second
     return dynamo.calculate_time_spent()["total_wall_time"] if dynamo else 0.0

@@ -1,30 +1,33 @@
-"""Which images of a batch to train on."""
+"""Which images of a batch to train on: those that a small network, the proxy, finds hardest."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cifar.data.splits import Batch
-from cifar.training.trainer import Trainer, build_loss, build_trainer, check_finite
+from cifar.config.schema import NoAverage, NoFilter
+from cifar.data.splits import Batch, Statistics
+from cifar.training.trainer import Trainer, TrainerSpec, build_loss, build_trainer, check_finite
 
 
-class Filter(NamedTuple):
-    """A small network, the proxy, that picks the images which it finds hardest, and learns from some of its picks.
+@dataclass(kw_only=True, eq=False)
+class Filter:
+    """A proxy that picks the images with the largest losses, and learns from its picks in every `every`th step.
 
-    Jordan, cifar10-airbench, airbench96_faster.py (2024). There the proxy is trained first and its picks are kept; as
-    it knows nothing of the other network, those made step by step are the same. The idea is that of Coleman et al.,
-    "Selection via Proxy" (2020).
+    Jordan, cifar10-airbench, airbench96_faster.py (2024). There the proxy is trained first and its picks are stored.
+    Picking step by step gives the same images, because the proxy does not depend on the network that trains on them.
+    The idea is from Coleman et al., "Selection via Proxy" (2020).
     """
 
     proxy: Trainer
     losses_of: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,): (N,)
     share: float  # of a batch to pick
-    every: int  # from one step of which the proxy learns to the next
+    every: int  # steps
 
     def hardest(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Places, in order, of the share with the largest losses, rounded, at least one: of (N, 10) and (N,)."""
+        """The indices, ascending, of the `share` (rounded, at least one) of logits (N, 10) with the largest losses."""
         losses = self.losses_of(logits.detach(), targets)  # (N,)
         count = max(1, round(self.share * len(losses)))
         return losses.argsort(descending=True, stable=True)[:count].sort().values
@@ -32,10 +35,11 @@ class Filter(NamedTuple):
     def narrow(
         self, epoch: int, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float]
     ) -> Iterator[Batch]:
-        """The hardest images of an epoch's batches; the proxy learns at the rate and the momentum of the same place.
+        """The hardest images of each batch of an epoch, counted from 0.
 
-        Epochs count from 0. Raises InputError after the last batch when a loss from which the proxy learnt is not
-        finite: to know it at once would make a processor wait for its GPU.
+        The proxy learns with the learning rate and the momentum at the batch's position in `lrs` and `momenta`. Raises
+        InputError when one of its losses was not finite; after the last batch, since reading a loss earlier would make
+        the processor wait for a GPU.
         """
         self.proxy.network.begin_epoch(epoch)
         self.proxy.network.train()
@@ -54,14 +58,13 @@ class Filter(NamedTuple):
             check_finite(loss.item(), "the loss of filter.model", number, lr)
 
 
-def build_filter(specs: dict[str, dict[str, Any]], *arguments: Any) -> Filter | None:
-    """The filter that `specs["filter"]` names: none, or `proxy`.
+def build_filter(spec: TrainerSpec, statistics: Statistics, images: np.ndarray) -> Filter | None:
+    """The filter of a trainer with this `spec`, or None; see `build_trainer` for the arguments.
 
-    The arguments are those of `build_trainer`; loss, optimizer, regularisation, precision and seed of the other network
-    are the proxy's too.
+    The proxy is trained as the trainer's network is, but without an average.
     """
-    spec = specs["filter"]
-    if spec["name"] == "none":
+    if isinstance(spec.filter, NoFilter):
         return None
-    proxy = build_trainer({name: specs[name] for name in ("optimizer", "loss")} | {"model": spec["model"]}, *arguments)
-    return Filter(proxy, build_loss(specs["loss"], "none"), spec["share"], spec["every"])
+    proxy = build_trainer(replace(spec, model=spec.filter.model, average=NoAverage(name="none")), statistics, images)
+    losses_of = build_loss(spec.loss, reduction="none")
+    return Filter(proxy=proxy, losses_of=losses_of, share=spec.filter.share, every=spec.filter.every)

@@ -1,11 +1,14 @@
-"""The learning rate range test: train a little at ever higher rates, and read the loss."""
+"""The learning rate range test: train for a few steps at rising rates, and look where the loss falls."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 
+from cifar.config.schema import Constant, ScheduleSpec
 from cifar.data.splits import Batch
+from cifar.system.files import read_json
+from cifar.system.process import InputError
 from cifar.training.trainer import Trainer
 
 
@@ -13,15 +16,17 @@ def sweep(
     trainer: Trainer,
     batches: Iterable[Batch],
     lrs: np.ndarray,
+    *,
     smoothing: float,
     stop_factor: float,
 ) -> pd.DataFrame:
     """One training step on each batch at each of `lrs` in turn: a table of `lr,loss,smoothed_loss`, one row a step.
 
-    `smoothed_loss` is an exponential moving average in which the newest loss weighs `smoothing`, corrected for its
-    start. The sweep ends after the last rate, or once the loss is not finite or its average passes `stop_factor` times
-    its lowest (Smith, "Cyclical Learning Rates for Training Neural Networks", 2017; the stop is fastai's). The average
-    is not asked before it holds 1 / `smoothing` losses: the first few may rise, as under Adam's first steps.
+    `smoothed_loss` is an exponential moving average in which the newest loss has the weight `smoothing`, with its bias
+    corrected. The sweep ends after the last rate, or earlier: when the loss is not finite, or when its average exceeds
+    `stop_factor` times its lowest value. This stop needs at least 1 / `smoothing` losses, because the first few may
+    rise, as in Adam's first steps. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017); the stop is
+    from fastai.
     """
     rows, average = [], 0.0
     for number, (lr, batch) in enumerate(zip(lrs, batches, strict=False), start=1):
@@ -39,10 +44,10 @@ def sweep(
 def suggest(curve: pd.DataFrame) -> dict[str, float]:
     """`lr_max` and `lr_min` by the rule "bottom of the valley" on a curve as `sweep` makes it.
 
-    `lr_max` is the rate at which the smoothed loss is lowest: beyond it the loss rises, and since the average lags, the
-    raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth of
-    its fall from its top to that bottom: below it training hardly moves. Both are rates of the sweep. Nothing is
-    suggested, {}, when the loss falls nowhere.
+    `lr_max` is the rate with the lowest smoothed loss. Beyond it the loss rises; and because the average lags behind,
+    the raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth
+    of its fall from its top to that bottom: at lower rates training hardly moves. Both are rates of the sweep. The
+    result is empty when the loss never falls.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
     bottom = int(np.argmin(smoothed)) if len(smoothed) else 0
@@ -52,3 +57,22 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
     fifth = smoothed[top] - (smoothed[top] - smoothed[bottom]) / 5
     start = top + int(np.argmax(smoothed[top : bottom + 1] <= fifth))
     return {"lr_max": float(curve["lr"][bottom]), "lr_min": float(curve["lr"][start])}
+
+
+def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpec) -> tuple[float, float]:
+    """`lr_min` and `lr_max` with the range test's suggestion in place of `find`.
+
+    Raises InputError when there is no suggestion, or when `lr_min` is above `lr_max` and the schedule uses both.
+    """
+    suggestion = read_json("metrics/lr_find.json")
+    if "find" in (lr_min, lr_max) and "lr_max" not in suggestion:
+        raise InputError(
+            "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
+        )
+    lr_min = suggestion.get("lr_min") if lr_min == "find" else lr_min
+    lr_max = suggestion.get("lr_max") if lr_max == "find" else lr_max
+    if not all(isinstance(lr, int | float) and lr > 0 for lr in (lr_min, lr_max)):
+        raise InputError(f"metrics/lr_find.json suggests lr_max {lr_max!r}, lr_min {lr_min!r}; run `dvc repro lr_find`")
+    if lr_min > lr_max and not isinstance(schedule, Constant):
+        raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
+    return lr_min, lr_max

@@ -1,59 +1,58 @@
-"""Optimizers, over groups of parameters that are moved differently."""
+"""Optimizers, over groups of parameters with learning rates and weight decays of their own."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-QUINTIC = 3.4445, -4.7750, 2.0315  # of Muon's source: the steepest at 0 of those that stay near 1
+from cifar.config.schema import AdamSpec, MuonSpec, OptimizerSpec
+
+QUINTIC = 3.4445, -4.7750, 2.0315  # from Muon's source: steep at 0, and close to 1 for singular values near 1
 
 
 def build_optimizers(
     network: nn.Module,
-    spec: dict[str, Any],
+    spec: OptimizerSpec,
+    *,
     regularise: str,
     bias_lr_factor: float,
     lr_factors: Mapping[Tensor, float] = {},
 ) -> list[torch.optim.Optimizer]:
-    """The optimizer that `spec` names, or with `muon` two of them, over the network's trained parameters.
+    """The optimizer of the network's trained parameters; with `muon` two, one of them for the filters.
 
-    Each group's `lr_factor` says how its learning rate stands to that of the schedule: for biases and the norms'
-    parameters theirs in `lr_factors`, else `bias_lr_factor`; 1 for kernels and matrices. Weight decay pulls on all
-    parameters but Muon's, or with `regularise: weights` on kernels and matrices alone; where the rate has a factor it
-    is as much weaker, so that with SGD and AdamW it takes the same share.
+    Each group's `lr_factor` is its learning rate over the schedule's: 1 for filters and matrices; for biases and norms
+    the parameter's own in `lr_factors`, else `bias_lr_factor`. With `regularise: all` weight decay acts on all
+    parameters except Muon's, with `weights` on filters and matrices alone. It is divided by `lr_factor`, so that SGD
+    and AdamW take the same share of every parameter in a step.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights, vectors = ([p for p in trained if (p.dim() > 1) == is_weights] for is_weights in (True, False))
-    filters = [parameter for parameter in weights if parameter.dim() == 4] if spec["name"] == "muon" else []
+    weights = [parameter for parameter in trained if parameter.dim() > 1]
+    vectors = [parameter for parameter in trained if parameter.dim() <= 1]  # biases and norms
+    filters = [parameter for parameter in weights if parameter.dim() == 4] if isinstance(spec, MuonSpec) else []
     weights = [parameter for parameter in weights if not any(parameter is other for other in filters)]
-    by_factor = {bias_lr_factor: []}
+    vectors_by_factor = {bias_lr_factor: []}
     for vector in vectors:
-        by_factor.setdefault(lr_factors.get(vector, bias_lr_factor), []).append(vector)
-    decay = spec["weight_decay"]
-    vector_decay = decay if regularise == "all" else 0.0
-    groups = [
-        {"params": weights, "lr_factor": 1.0, "weight_decay": decay},
-        *(
-            {"params": some, "lr_factor": factor, "weight_decay": vector_decay / factor}
-            for factor, some in by_factor.items()
-        ),
-    ]
+        vectors_by_factor.setdefault(lr_factors.get(vector, bias_lr_factor), []).append(vector)
+    vector_decay = spec.weight_decay if regularise == "all" else 0.0
+    groups = [{"params": weights, "lr_factor": 1.0, "weight_decay": spec.weight_decay}]
+    for factor, members in vectors_by_factor.items():
+        groups.append({"params": members, "lr_factor": factor, "weight_decay": vector_decay / factor})
+
     on_gpu = trained[0].device.type == "cuda"
     implementation = {"fused": True} if on_gpu else {"foreach": True}
-    if spec["name"] in ("adam", "adamw"):
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec["name"]]
-        return [kind(groups, lr=0.0, betas=(spec["beta1"], spec["beta2"]), **implementation)]
-    sgd = torch.optim.SGD(groups, lr=0.0, momentum=spec["momentum"], nesterov=spec["nesterov"], **implementation)
-    return [sgd, Muon(filters, spec["filter_lr_factor"], spec["filter_momentum"])] if filters else [sgd]
+    if isinstance(spec, AdamSpec):
+        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[spec.name]
+        return [adam(groups, lr=0.0, betas=(spec.beta1, spec.beta2), **implementation)]
+    sgd = torch.optim.SGD(groups, lr=0.0, momentum=spec.momentum, nesterov=spec.nesterov, **implementation)
+    return [sgd, Muon(filters, spec.filter_lr_factor, spec.filter_momentum)] if filters else [sgd]
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum made orthogonal, for convolutions' filters: Jordan, "Muon" (2024), as airbench94_muon has it.
+    """Nesterov momentum made orthogonal, for convolution filters: Jordan, "Muon" (2024), as in airbench94_muon.
 
-    Each filter bank (K, C, h, w) is a matrix (K, C h w). Before a step it is scaled to a root mean square row norm of
-    1, which takes the place of weight decay; the step itself has singular values of about the learning rate. PyTorch's
-    own Muon takes matrices only and does not scale.
+    The filters (K, C, h, w) of a layer are a matrix (K, C h w). Before a step they are scaled to a root mean square row
+    norm of 1, in place of weight decay. The singular values of the step are about the learning rate. PyTorch's own Muon
+    takes matrices only and does not scale.
     """
 
     def __init__(self, filters: Iterable[Tensor], lr_factor: float, filter_momentum: float):
@@ -72,9 +71,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with the same singular vectors as `matrix` and singular values of about 1, by Newton and Schulz.
+    """A matrix (m, n) with the singular vectors of `matrix` and singular values near 1: three Newton-Schulz steps.
 
-    About: mostly from 0.5 to 1.5, less for those that were a hundredth of the largest. Three rounds, as in the source.
+    Most end between 0.5 and 1.5; those that were below about a hundredth of the largest end lower.
     """
     a, b, c = QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]

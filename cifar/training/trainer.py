@@ -1,48 +1,70 @@
 """The training step, which training and the range test share."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.data.splits import Batch
+from cifar.config.schema import NLL, AverageSpec, CrossEntropy, FilterSpec, LossSpec, ModelSpec, OptimizerSpec
+from cifar.data.splits import Batch, Statistics
 from cifar.nn.inference import normalise
 from cifar.nn.networks import Network, build_network
 from cifar.system.device import pick_device, pick_precision
 from cifar.system.process import InputError
-from cifar.training.averaging import Average
+from cifar.training.averaging import Average, build_average
 from cifar.training.compiling import Compiled
 from cifar.training.optimizers import build_optimizers
 
 UNREAD = 50  # steps on a GPU before their losses are read
+FIT_IMAGES = 5000  # how many training images a network is fitted to
 
 
-class Step(NamedTuple):
-    """What one update saw, before it: sums over the batch, so that batches of different sizes add up."""
+@dataclass(frozen=True, kw_only=True)
+class TrainerSpec:
+    """What decides how a network is trained, apart from the data and the learning rates: sections of params.yaml."""
+
+    model: ModelSpec
+    optimizer: OptimizerSpec
+    loss: LossSpec
+    average: AverageSpec
+    filter: FilterSpec  # see `cifar.training.hardest`
+    regularise: str  # what weight decay and L1 act on: `all` parameters, or `weights` without biases and norms
+    bias_lr_factor: float
+    l1: float
+    steps: int  # of the whole training
+    precision: str
+    compile: bool
+    seed: int  # of the initial weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one update saw before it changed the weights."""
 
     objective: float  # mean loss that was minimised, with label smoothing and without the L1 penalty
     penalty: float  # L1
-    loss: float  # summed cross entropy
+    loss: float  # cross entropy, summed over the batch: sums of batches of different sizes can be added
     correct: int
     images: int
     lr: float
 
 
-class Trainer(NamedTuple):
-    """All that a training step needs but the images: the same in training and in the range test."""
+@dataclass(kw_only=True, eq=False)
+class Trainer:
+    """A network and all that a training step needs apart from the images."""
 
     network: Network
     forward: Callable[[Tensor], Tensor]  # the network, as it is or compiled
     optimizers: list[torch.optim.Optimizer]
     average: Average | None
     loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,)
-    penalised: list[Tensor]  # what L1 pulls on
+    penalised: list[Tensor]  # the parameters in the L1 penalty
     l1: float
-    mean: list[float]
-    std: list[float]
+    statistics: Statistics
     precision: torch.dtype
 
     @property
@@ -51,15 +73,15 @@ class Trainer(NamedTuple):
 
     @property
     def result(self) -> nn.Module:
-        """The network to validate and to keep: the averaged one, if there is one and it has begun."""
+        """The network to validate and to keep: the averaged one, once it has taken in any weights."""
         has_begun = self.average is not None and self.average.model.n_averaged > 0
         return self.average.model.module if has_begun else self.network
 
     def step(self, batch: Batch, lr: float, momentum: float | None = None) -> Tensor:
-        """One update at learning rate `lr`, and at `momentum` (Adam's beta1) where it is not the optimizer's own.
+        """One update at learning rate `lr` and `momentum` (Adam's beta1); None keeps the momentum as it is.
 
         Returns `objective`, `penalty`, `loss` and `correct` of Step as a tensor (4,) on the device, so that nothing
-        need wait for it.
+        has to wait for a GPU.
         """
         self.network.train()
         return self.update(self.logits(batch.images), batch.labels.to(self.device, non_blocking=True), lr, momentum)
@@ -78,14 +100,14 @@ class Trainer(NamedTuple):
             return torch.stack([objective, penalty, loss, correct.float()])
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), by the network in the mode in which it is."""
-        inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
+        """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3); the network's mode stays as it is."""
+        inputs = normalise(images.to(self.device, non_blocking=True), self.statistics)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.forward(inputs)
         return logits.float()
 
     def penalty(self) -> Tensor:
-        """`l1` times the sum of the absolute values of the parameters that it pulls on."""
+        """The L1 penalty: `l1` times the sum of the absolute values of `penalised`."""
         if self.l1 == 0:
             return torch.zeros((), device=self.device)
         return self.l1 * sum(weights.abs().sum() for weights in self.penalised)
@@ -99,7 +121,7 @@ class Trainer(NamedTuple):
                 group["betas"] = (float(momentum), group["betas"][1])
 
     def state(self) -> dict[str, Any]:
-        """What changes from step to step; randomness is keyed by (seed, epoch, batch) and has no state."""
+        """What changes from step to step; random numbers are keyed by (seed, epoch, batch) and have no state."""
         return {
             "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -107,6 +129,7 @@ class Trainer(NamedTuple):
         }
 
     def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state` of a trainer with the same spec."""
         self.network.load_state_dict(state["network"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -114,54 +137,54 @@ class Trainer(NamedTuple):
             self.average.model.load_state_dict(state["average"])
 
 
-def build_trainer(
-    specs: dict[str, dict[str, Any]],
-    regularise: str,
-    bias_lr_factor: float,
-    l1: float,
-    mean: list[float],
-    std: list[float],
-    precision: str,
-    seed: int,
-    images: np.ndarray,
-    compiled: bool = False,
-) -> Trainer:
-    """A fresh network on the device at hand, its optimizers, and what a step needs; rates are set at each step.
+def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray) -> Trainer:
+    """A fresh network on the best device, with its optimizers, loss and average.
 
-    `specs` are those of `model`, `optimizer` and `loss`; `images` uint8 (N, 32, 32, 3) are to train on, and the network
-    is fitted to the first 5,000 of them. The weights are not averaged. What is `compiled` on a GPU is the network in a
-    step, and that alone: see `Compiled`.
+    `images` uint8 (N, 32, 32, 3) are the training images: the network is fitted to the first 5,000 of them. Each step
+    sets the learning rates. `spec.compile` has an effect on a GPU only: see `Compiled`.
     """
     device = pick_device()
-    network = build_network(specs["model"], seed)
-    network.fit_to(normalise(torch.from_numpy(images[:5000]), mean, std))
+    network = build_network(spec.model, spec.seed)
+    network.fit_to(normalise(torch.from_numpy(images[:FIT_IMAGES]), statistics))
     network = network.to(device)
-    optimizers = build_optimizers(network, specs["optimizer"], regularise, bias_lr_factor, network.lr_factors())
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    penalised = [parameter for parameter in trained if regularise == "all" or parameter.dim() > 1]
-    loss, precision = build_loss(specs["loss"]), pick_precision(precision, device)
-    forward = Compiled(network) if compiled and device.type == "cuda" else network
-    return Trainer(network, forward, optimizers, None, loss, penalised, l1, mean, std, precision)
+    return Trainer(
+        network=network,
+        forward=Compiled(network) if spec.compile and device.type == "cuda" else network,
+        optimizers=build_optimizers(
+            network,
+            spec.optimizer,
+            regularise=spec.regularise,
+            bias_lr_factor=spec.bias_lr_factor,
+            lr_factors=network.lr_factors(),
+        ),
+        average=build_average(network, spec.average, spec.steps),
+        loss=build_loss(spec.loss),
+        penalised=[parameter for parameter in trained if spec.regularise == "all" or parameter.dim() > 1],
+        l1=spec.l1,
+        statistics=statistics,
+        precision=pick_precision(spec.precision, device),
+    )
 
 
-def build_loss(spec: dict[str, Any], reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits (N, 10) and targets (N,) that `spec` names: `cross_entropy`, or `nll` of log-softmax.
-
-    It is the mean over the images, or with a reduction of `none` (N,).
-    """
-    if spec["name"] == "nll":
-        return lambda logits, targets: F.nll_loss(F.log_softmax(logits, dim=1), targets, reduction=reduction)
-    smoothing = spec["label_smoothing"]
-    return lambda logits, targets: F.cross_entropy(logits, targets, reduction=reduction, label_smoothing=smoothing)
+def build_loss(spec: LossSpec, reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of logits (N, 10) and targets (N,): the mean over the images, or with the reduction `none` (N,)."""
+    match spec:
+        case NLL():
+            return lambda logits, targets: F.nll_loss(F.log_softmax(logits, dim=1), targets, reduction=reduction)
+        case CrossEntropy(label_smoothing=smoothing):
+            return lambda logits, targets: F.cross_entropy(
+                logits, targets, reduction=reduction, label_smoothing=smoothing
+            )
 
 
 def train_epoch(
-    trainer: Trainer, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float], first_step: int
+    trainer: Trainer, batches: Iterable[Batch], lrs: Sequence[float], momenta: Sequence[float], *, first_step: int
 ) -> Iterator[Step]:
-    """One update a batch, at the learning rate and the momentum of the same place in `lrs` and `momenta`.
+    """One update for each batch, with the learning rate and the momentum at its position in `lrs` and `momenta`.
 
-    On a GPU the steps come some at a time, for reading one makes the processor wait for the GPU. Raises InputError,
-    naming step (counted from `first_step`) and learning rate, when the loss is not finite.
+    On a GPU the steps come in groups, because reading one makes the processor wait for the GPU. Raises InputError,
+    which names step (counted from `first_step`) and learning rate, when the loss is not finite.
     """
     unread_limit = 1 if trainer.device.type == "cpu" else UNREAD
     unread = []
@@ -176,17 +199,17 @@ def train_epoch(
 
 
 def _read(steps: Sequence[tuple[int, Tensor, int, float]]) -> Iterator[Step]:
-    """The steps, (number, values, images, learning rate) each, off the device in one go."""
+    """The steps, (number, values, images, learning rate) each, copied from the device at once."""
     values = torch.stack([step[1] for step in steps]).tolist() if steps else []
     for (number, _, images, lr), (objective, penalty, loss, correct) in zip(steps, values, strict=True):
         check_finite(objective + penalty, "the loss", number, lr)
-        yield Step(objective, penalty, loss, int(correct), images, lr)
+        yield Step(objective=objective, penalty=penalty, loss=loss, correct=int(correct), images=images, lr=lr)
 
 
-def check_finite(loss: float, whose: str, step: int, lr: float) -> None:
-    """Raises InputError when a loss is not finite."""
+def check_finite(loss: float, name: str, step: int, lr: float) -> None:
+    """Raises InputError, which names the loss by `name`, when it is not finite."""
     if not np.isfinite(loss):
         raise InputError(
-            f"training diverged: {whose} is {loss} at step {step}, learning rate {lr:.3g}; "
+            f"training diverged: {name} is {loss} at step {step}, learning rate {lr:.3g}; "
             "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
         )
