@@ -7,32 +7,39 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
+KILLS ?= 42
+# Scripts read what a user may set from the environment, with every $ as it is: pasted into a command, `;` would be run.
+override DEMO := $(value DEMO)
+override PARAMS := $(value PARAMS)
+override KILLS := $(value KILLS)
+override PYTHON := $(value PYTHON)
+export DEMO PARAMS KILLS PYTHON
+# `python -m stages.<name>` finds `stages` in the current folder, where PYTHONSAFEPATH would forbid Python to look.
+unexport PYTHONSAFEPATH
 
-.PHONY: help demo test kills repro mend deps fresh lint audit
+.PHONY: help demo test kills repro experiments mend deps fresh lint audit
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-6s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the ignored folder .demo
-	@case '$(abspath $(DEMO))' in "$$PWD" | '') echo 'error: DEMO is "$(DEMO)", it must be a folder of its own' >&2; exit 1;; esac
-	@mkdir -p $(DEMO)/.dvc && rm -rf $(DEMO)/stages $(DEMO)/cifar
-	@cp -R stages cifar dvc.yaml .dvcignore $(DEMO) && cp $(PARAMS) $(DEMO)/params.yaml
-	@cp -R .dvc/config .dvc/plots $(DEMO)/.dvc && printf '[core]\n    no_scm = true\n' > $(DEMO)/.dvc/config.local
-	@cd $(DEMO) && python -m dvc repro
-	@cd $(DEMO) && echo && python -m dvc metrics show metrics/evaluate.json
-	@echo && echo 'Pictures:' && ls -d $(DEMO)/plots/*/*.png
+	@python .dvc/demo.py
 
 test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-KILLS ?= 42
-kills: .venv/ready ## kill the pipeline six times in each stage, and see that it ends in the same bytes
-	@KILLS=$(KILLS) python -m pytest tests/test_kills.py -rP
+kills: .venv/ready ## kill the pipeline six times in each stage, and check that it ends in the same bytes
+	@python -m pytest tests/test_kills.py -rP
 
-repro: mend ## bring every result up to date with the code and params.yaml (dvc repro)
-	@python -m dvc repro
+repro: .venv/ready ## bring every result up to date with the code and params.yaml (dvc repro)
+	@python .dvc/repro.py
 
-mend: .venv/ready ## put right what a kill of DVC itself has left half written
+# `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
+experiments: .venv/ready ## list the experiments: their main params, accuracies and losses
+	@python -m dvc exp show --no-pager --drop '$(SHOWN)'
+SHOWN := ^(?!(.*:)?(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|seed|epochs|lr_max|model\.name)$$)
+
+mend: .venv/ready ## repair what DVC cannot: half-written dvc.lock and locks, cache entries with wrong bytes
 	@python .dvc/mend.py
 
 deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
@@ -49,16 +56,16 @@ lint: .venv/ready ## check format and style
 	@python -m ruff format --check && python -m ruff check
 
 audit: .venv/ready ## look up known vulnerabilities of the pinned packages, and refuse the AGPL
-	@test -d .venv/audit || $(PYTHON) -m venv .venv/audit
+	@test -d .venv/audit || "$$PYTHON" -m venv .venv/audit
 	@.venv/audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
 	@.venv/audit/bin/pip-licenses --python .venv/bin/python --from mixed --partial-match --fail-on 'AGPL;Affero' --summary
 	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt
 
-# What an interruption leaves half done is taken up again; the stamp is made last. pip's own words are in .venv/install.log.
+# An interrupted set-up is taken up again, since the stamp is made last. .venv/install.log has what pip printed.
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = "%d.%d" % sys.version_info[:2]; \
-	sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or later is needed, $(PYTHON) is " + v + "; try make PYTHON=python3.12")'
-	@.venv/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@"$$PYTHON" -c 'import os, sys; v = "%d.%d" % sys.version_info[:2]; \
+	sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or later is needed, " + os.environ["PYTHON"] + " is " + v + "; try make PYTHON=python3.12")'
+	@.venv/bin/python -m pip --version > /dev/null 2>&1 || "$$PYTHON" -m venv --clear .venv
 	@echo 'Setting up .venv: some 6 GB, most of it torch, once. The larger parts:'
 	@set -o pipefail; project() { python -c "import tomllib; t = tomllib.load(open('pyproject.toml', 'rb')); print(*t$$1, sep='\n')"; }; \
 	project "['project']['dependencies'], *t['dependency-groups']['test']" > .venv/requirements.txt; \

@@ -1,4 +1,4 @@
-"""Write the project modules that each stage imports into its `deps` in dvc.yaml; all else there stays as it is."""
+"""Write the project modules that each stage imports into its `deps` in dvc.yaml, and change nothing else there."""
 
 import ast
 import re
@@ -14,39 +14,39 @@ def main() -> None:
     after = with_code_deps(before)
     if before != after:
         path.write_text(after, encoding="utf-8")
-    print("dvc.yaml: deps " + ("written anew" if before != after else "were up to date"))
+    print("dvc.yaml: deps " + ("written" if before != after else "were up to date"))
 
 
 def with_code_deps(text: str) -> str:
-    """dvc.yaml's `text` with the `.py` entries of each stage's `deps` replaced by the modules that it imports.
+    """The `text` of dvc.yaml with the `.py` entries of each stage's `deps` replaced by the modules that it imports.
 
-    The script and its package come first, then the modules in alphabetical order, then the artifacts in their order.
+    The script comes first, then its modules in alphabetical order, then the artifacts in the order that they have.
     """
 
     def renew(block: re.Match) -> str:
         stage, head, entries = block["stage"], block["head"], block["entries"]
         artifacts = [line for line in entries.splitlines(keepends=True) if not re.match(r" +- \S+\.py\b", line)]
-        scripts = [f"stages/{stage}.py", "stages/__init__.py"]
-        modules = [name for name in code_of(scripts) if name not in scripts]
-        return head + "".join(f"    - {name}\n" for name in [*scripts, *modules]) + "".join(artifacts)
+        script = f"stages/{stage}.py"
+        modules = [name for name in code_of(script) if name != script]
+        return head + "".join(f"    - {name}\n" for name in [script, *modules]) + "".join(artifacts)
 
     stage_with_deps = r"(?P<head>^  (?P<stage>\w+):\n(?:    .*\n)*?    deps:\n)(?P<entries>(?:    - .*\n)+)"
     return re.sub(stage_with_deps, renew, text, flags=re.MULTILINE)
 
 
-def code_of(scripts: list[str]) -> list[str]:
-    """The project's files that `scripts` import, lazily too, directly or through others; themselves included."""
-    found, ahead = set(), list(scripts)
+def code_of(script: str) -> list[str]:
+    """`script` and all files of the project that it imports, inside functions too, directly or through other files."""
+    reached, ahead = set(), [script]
     while ahead:
         path = ahead.pop()
-        if path not in found:
-            found.add(path)
+        if path not in reached:
+            reached.add(path)
             ahead += imported_files(Path(path))
-    return sorted(found)
+    return sorted(reached)
 
 
 def imported_files(path: Path) -> Iterator[str]:
-    """The files of the project's modules that the file at `path` names in an import."""
+    """The files of the project that the file at `path` imports itself."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = []
         if isinstance(node, ast.Import):

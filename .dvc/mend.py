@@ -1,44 +1,98 @@
-"""Put right what a kill of DVC itself has left half written: dvc.lock and .dvc/tmp/rwlock, which it writes in place.
+"""Repair what DVC itself cannot: files that a kill left half written, and cache entries whose bytes have changed.
 
-dvc.lock becomes the committed one; what it then forgets, DVC's run cache still knows. A file that is whole stays as it
-is, whatever else is wrong. Run by `make mend`, with which `make repro` begins.
+- dvc.lock, cut off: the staged version is put back, else the committed one. It is removed only where Git says that the
+  last commit has no such file; what it then forgets, DVC's run cache still knows.
+- .dvc/tmp/rwlock, cut off: removed, since it only says who reads and writes at the moment.
+- An entry of DVC's cache that dvc.lock names, with another hash than its name: removed. DVC takes every entry for whole
+  and would put the damaged bytes back in place for ever.
+
+Whatever is whole stays as it is. `make mend` runs this, and `make repro` and `make demo` begin with it.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from dvc.config import Config
+from dvc.exceptions import DvcException
 from dvc.lock import LockError, make_lock
+from dvc.repo import Repo
 from dvc.rwlock import SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML, YAMLError
 from voluptuous import Invalid
 
 TMP = Path(".dvc/tmp")
+LOCK = "dvc.lock"
 
 
 def main() -> None:
     TMP.mkdir(exist_ok=True)
     try:
         with make_lock(str(TMP / "lock")):  # no dvc is writing dvc.lock now
-            mend_lock(Path("dvc.lock"))
+            mend_lock(Path(LOCK))
+            mend_cache(Path(LOCK))
         with make_lock(str(TMP / "rwlock.lock")):
             mend_rwlock(TMP / "rwlock")
-    except LockError as error:
+    except (LockError, DvcException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}")
 
 
 def mend_lock(path: Path) -> None:
+    if not path.exists() or is_lock(content := path.read_bytes()):
+        return
+    if has_conflict(content):
+        sys.exit(
+            f"error: {path} is in a merge conflict; take one side (`git checkout --ours {path}` or --theirs), "
+            f"`git add {path}`, and give the same command again"
+        )
+    for version, name in (f":./{path}", "staged"), (f"HEAD:./{path}", "committed"):
+        ended = git("show", version)
+        if ended.returncode == 0 and is_lock(ended.stdout):
+            replace(path, ended.stdout)
+            print(f"mended: put back the {name} {path}")
+            return
+    if not is_without_git():
+        committed = git("ls-tree", "HEAD", "--", str(path))
+        if committed.returncode or committed.stdout:
+            said = " ".join(committed.stderr.decode(errors="replace").split()) or "the committed one is cut off too"
+            sys.exit(f"error: {path} is cut off, and Git has no whole one ({said}); mend that, or delete {path}")
+    path.unlink()
+    print(f"mended: removed a half-written {path}")
+
+
+def is_lock(content: bytes) -> bool:
     try:
-        if path.exists():
-            COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(path))
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(content.decode("utf-8")))
     except (YAMLError, Invalid, UnicodeDecodeError):
-        if subprocess.run(["git", "checkout", "--quiet", "HEAD", "--", path], stderr=subprocess.DEVNULL).returncode:
-            path.unlink()
-            print(f"mended: removed a half-written {path}")
-        else:
-            print(f"mended: put back the committed {path}")
+        return False
+    return True
+
+
+def has_conflict(content: bytes) -> bool:
+    """Did a merge leave both sides in dvc.lock?"""
+    return b"\n<<<<<<< " in b"\n" + content or bool(git("ls-files", "--unmerged", "--", LOCK).stdout)
+
+
+def git(*words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", *words], capture_output=True)
+
+
+def is_without_git() -> bool:
+    """Is this a DVC repository that is set up to use no Git, like the demo's?"""
+    return Config(dvc_dir=".dvc")["core"]["no_scm"]
+
+
+def replace(path: Path, content: bytes) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_bytes(content)
+    os.replace(part, path)
 
 
 def mend_rwlock(path: Path) -> None:
@@ -48,6 +102,35 @@ def mend_rwlock(path: Path) -> None:
     except (ValueError, Invalid):
         path.unlink()
         print(f"mended: removed a half-written {path}")
+
+
+def mend_cache(lock: Path) -> None:
+    """Remove the damaged entries of DVC's cache that `lock` names, and let DVC look at their copies again."""
+    cache = Path(Repo().cache.local.path)
+    for path, oid in outputs(lock, cache):
+        entry = cache / oid[:2] / oid[2:]
+        if entry.exists() and md5(entry) != oid.removesuffix(".dir"):
+            entry.unlink()
+            print(f"mended: removed {entry} from DVC's cache: its bytes had changed ({path})")
+        if path.is_file() and md5(path) != oid:
+            os.utime(path)  # DVC hashes a file anew only when its time or size has changed
+
+
+def outputs(lock: Path, cache: Path) -> Iterator[tuple[Path, str]]:
+    """Each output in `lock`, and each file of one that is a folder, with its name in the cache: its md5."""
+    stages = YAML(typ="safe").load(lock)["stages"] if lock.exists() else {}
+    outs = [out for stage in stages.values() for out in stage.get("outs", ()) if out.get("hash") == "md5"]
+    for out in outs:
+        listing = cache / out["md5"][:2] / out["md5"][2:]
+        if out["md5"].endswith(".dir") and listing.exists() and md5(listing) == out["md5"].removesuffix(".dir"):
+            for file in json.loads(listing.read_text(encoding="utf-8")):
+                yield Path(out["path"], file["relpath"]), file["md5"]
+        yield Path(out["path"]), out["md5"]
+
+
+def md5(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
 
 
 if __name__ == "__main__":

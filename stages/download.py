@@ -3,6 +3,10 @@
 Writes data/dataset/: images, labels and class names as plain arrays and text, from which every other stage works.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 import os
 from pathlib import Path
 

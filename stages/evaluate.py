@@ -4,6 +4,10 @@ Reads the model and the test images. Writes the scores, the predictions, which t
 one for the confusion matrix, one with the accuracy of each class.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from functools import partial
 
 import numpy as np

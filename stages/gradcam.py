@@ -4,6 +4,10 @@ Reads the model, its predictions, the list of mistakes and the test images. Draw
 gallery shows, and as many correctly classified images. Each image has its heatmaps beside it, one for each layer.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from pathlib import Path
 
 from cifar.config.params import load_params

@@ -4,6 +4,10 @@ It trains on all images of a batch, because a filter would pick other images at 
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from itertools import count
 
 from cifar.config.params import load_params

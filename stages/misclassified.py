@@ -4,6 +4,10 @@ Reads the predictions and the test images. Writes a table of all mistakes, a tab
 confused most often, and two galleries: the most confident mistakes, and as many correctly classified images.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from pathlib import Path
 
 from cifar.config.params import load_params

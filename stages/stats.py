@@ -4,6 +4,10 @@ Reads data/dataset/; writes the training pixels' mean and deviation, by which ev
 counts of classes and image sizes, a sheet of sample images, and one of images as the augmentation changes them.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 from pathlib import Path
 
 import numpy as np

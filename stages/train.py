@@ -5,6 +5,10 @@ to use them, the history of the epochs (after each: a live plot), and the learni
 run carries on after its last whole epoch.
 """
 
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
 import math
 from functools import partial
 

@@ -74,8 +74,8 @@ def test_every_stage_is_a_file_and_an_entry_of_dvc_yaml_in_reading_order():
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_code_deps_are_what_it_imports_no_more_and_no_less(stage):
-    scripts = {ROOT / f"stages/{stage}.py", ROOT / "stages/__init__.py"}
-    expected = {str(path.relative_to(ROOT)) for path in scripts.union(*map(closure, scripts))}
+    script = ROOT / f"stages/{stage}.py"
+    expected = {str(path.relative_to(ROOT)) for path in {script, *closure(script)}}
     assert {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")} == expected, "run `make deps`"
 
 
@@ -91,8 +91,12 @@ def test_make_deps_leaves_all_but_the_code_as_it_is(tmp_path):
     assert (tmp_path / "dvc.yaml").read_text() == text
 
 
-def test_the_library_and_its_rooms_hold_a_docstring_only_and_so_are_no_deps():
-    for path in [ROOT / "cifar/__init__.py", *(ROOT / f"cifar/{room}/__init__.py" for room in ROOMS)]:
+def test_packages_hold_a_docstring_only_and_are_therefore_no_deps():
+    for path in [
+        ROOT / "stages/__init__.py",
+        ROOT / "cifar/__init__.py",
+        *(ROOT / f"cifar/{room}/__init__.py" for room in ROOMS),
+    ]:
         body = parse(path).body
         assert len(body) == 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
 
@@ -125,6 +129,19 @@ def test_functions_take_at_most_four_arguments_by_position():
             by_position = [name for name in names if name not in ("self", "cls")]
             assert is_autograd or len(by_position) <= 4, f"{path}:{node.lineno} takes {', '.join(by_position)}"
     assert checked > 100
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_begins_with_start_stage_and_ends_with_run(stage):
+    """`start_stage` handles signals while the imports below it take seconds, so it comes before them."""
+    _, first, start, *_, last = parse(ROOT / f"stages/{stage}.py").body
+    assert ast.unparse(first) == "from cifar.system.process import start_stage"
+    assert ast.unparse(start) == "start_stage(__name__)"
+    assert ast.unparse(last) == "if __name__ == '__main__':\n    run(main)"
+
+
+def test_every_stage_has_a_description_that_dvc_shows_whole():
+    assert all(10 < len(PIPELINE[stage]["desc"]) <= 80 for stage in STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,17 +1,23 @@
-"""What a kill of DVC itself leaves half written is put right, and nothing else is touched."""
+"""Half-written files of DVC and damaged cache entries are repaired, and nothing else is touched."""
 
+import hashlib
+import io
 import json
+import os
+import runpy
 import shutil
 import subprocess
-import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+from dvc import cli
 from dvc.lock import make_lock
 
 ROOT = Path(__file__).parents[1]
+MEND = runpy.run_path(str(ROOT / ".dvc/mend.py"))
 LOCK, RWLOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
-PUT_BACK, REMOVED = f"mended: put back the committed {LOCK}\n", f"mended: removed a half-written {RWLOCK}\n"
+PUT_BACK, REMOVED = f"mended: put back the staged {LOCK}\n", f"mended: removed a half-written {RWLOCK}\n"
 
 
 @pytest.fixture
@@ -20,15 +26,28 @@ def committed(tmp_path, monkeypatch) -> bytes:
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / LOCK, LOCK)
     RWLOCK.parent.mkdir(parents=True)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "start"]):
-        subprocess.run(["git", *words], check=True)
+    for words in ["init", "--quiet", "--initial-branch=main"], ["add", "-A"], ["commit", "--quiet", "--message=start"]:
+        git(*words)
     return LOCK.read_bytes()
+
+
+def git(*words: str | Path, check: bool = True) -> subprocess.CompletedProcess:
+    return subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=b", *words], capture_output=True, check=check)
+
+
+def dvc(*words: str) -> None:
+    assert cli.main(list(words)) == 0
 
 
 def mend() -> tuple[int, str]:
     """The exit status, and what was said."""
-    ended = subprocess.run([sys.executable, ROOT / ".dvc/mend.py"], capture_output=True, text=True)
-    return ended.returncode, ended.stdout + ended.stderr
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            MEND["main"]()
+    except SystemExit as stop:
+        return 1, printed.getvalue() + f"{stop.code}\n"
+    return 0, printed.getvalue()
 
 
 def test_what_is_whole_stays(committed):
@@ -47,18 +66,129 @@ def test_what_is_not_there_stays_away(committed):
 
 
 @pytest.mark.parametrize("keep", [0, 5, 40])
-def test_a_dvc_lock_that_dvc_cannot_read_gives_way_to_the_committed_one(committed, keep):
+def test_a_dvc_lock_that_dvc_cannot_read_gives_way_to_the_one_in_git(committed, keep):
     LOCK.write_bytes(committed[:keep])
     assert mend() == (0, PUT_BACK)
     assert LOCK.read_bytes() == committed
     assert mend() == (0, "")
 
 
-def test_a_dvc_lock_that_no_commit_has_is_removed(committed):
-    shutil.rmtree(".git")
+def test_a_dvc_lock_that_is_no_longer_staged_gives_way_to_the_committed_one(committed):
+    git("rm", "--quiet", "--cached", LOCK)
+    LOCK.write_bytes(committed[:40])
+    assert mend() == (0, f"mended: put back the committed {LOCK}\n")
+    assert LOCK.read_bytes() == committed
+
+
+def test_a_newer_staged_dvc_lock_comes_before_the_committed_one(committed):
+    staged = committed.replace(b"size: ", b"size: 1", 1)
+    LOCK.write_bytes(staged)
+    git("add", LOCK)
+    LOCK.write_bytes(staged[:40])
+    assert mend() == (0, f"mended: put back the staged {LOCK}\n")
+    assert LOCK.read_bytes() == staged
+
+
+def test_a_dvc_lock_that_the_last_commit_does_not_have_is_removed(committed):
+    git("rm", "--quiet", "--cached", LOCK)
+    git("commit", "--quiet", "--message=no lock")
     LOCK.write_bytes(committed[:40])
     assert mend() == (0, f"mended: removed a half-written {LOCK}\n")
     assert not LOCK.exists()
+
+
+def test_without_git_by_dvcs_own_setting_a_cut_off_dvc_lock_is_removed(committed):
+    shutil.rmtree(".git")
+    Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
+    LOCK.write_bytes(committed[:40])
+    assert mend() == (0, f"mended: removed a half-written {LOCK}\n")
+    assert not LOCK.exists()
+
+
+def break_git_off(monkeypatch):
+    shutil.rmtree(".git")
+
+
+def give_the_repository_to_another_user(monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+
+
+def commit_it_cut_off(monkeypatch):
+    git("commit", "--quiet", "--all", "--message=cut off")
+
+
+@pytest.mark.parametrize(("trouble", "words"), [
+    (break_git_off, "fatal: not a git repository"),
+    (give_the_repository_to_another_user, "fatal: detected dubious ownership"),
+    (commit_it_cut_off, "the committed one is cut off too"),
+])  # fmt: skip
+def test_while_git_has_no_answer_a_dvc_lock_is_never_deleted(committed, monkeypatch, trouble, words):
+    LOCK.write_bytes(committed[:40])
+    trouble(monkeypatch)
+    status, said = mend()
+    assert status == 1 and said.count("\n") == 1 and words in said, said
+    assert said.startswith(f"error: {LOCK} is cut off, and Git has no whole one (")
+    assert LOCK.read_bytes() == committed[:40]
+
+
+def test_a_lock_of_gits_index_is_no_hindrance(committed):
+    LOCK.write_bytes(committed[:40])
+    Path(".git/index.lock").touch()  # as a killed git leaves it
+    assert mend() == (0, f"mended: put back the staged {LOCK}\n")
+    assert LOCK.read_bytes() == committed
+
+
+def test_a_merge_conflict_is_left_to_the_person_who_merges(committed):
+    git("checkout", "--quiet", "-b", "side")
+    for branch, size in ("side", b"size: 1"), ("main", b"size: 2"):
+        git("checkout", "--quiet", branch)
+        LOCK.write_bytes(committed.replace(b"size: ", size, 1))
+        git("commit", "--quiet", "--all", "--message=changed")
+    assert git("merge", "side", check=False).returncode == 1
+    both = LOCK.read_bytes()
+    status, said = mend()
+    assert status == 1 and said.startswith(f"error: {LOCK} is in a merge conflict; take one side") and "\n" in said
+    assert said.count("\n") == 1 and LOCK.read_bytes() == both
+    git("add", LOCK)  # with both sides in it
+    assert mend() == (1, said) and LOCK.read_bytes() == both
+
+
+PIPELINE = """\
+stages:
+  make:
+    cmd: mkdir folder && printf one > file.txt && printf two > folder/two.txt && echo ran >> runs.log
+    outs: [file.txt, folder]
+"""
+
+
+@pytest.mark.parametrize("link", ["copy", "hardlink", "symlink"])
+@pytest.mark.parametrize("name", ["file.txt", "folder/two.txt"])
+def test_a_flipped_bit_in_dvcs_cache_is_found_removed_and_made_again(tmp_path, monkeypatch, link, name):
+    monkeypatch.chdir(tmp_path)
+    Path(".dvc").mkdir()
+    Path(".dvc/config").write_text(f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    type = {link}\n")
+    Path("dvc.yaml").write_text(PIPELINE)
+    content, runs = {"file.txt": b"one", "folder/two.txt": b"two"}, Path("runs.log")
+    dvc("repro")
+    assert mend() == (0, "")
+    digest = hashlib.md5(content[name]).hexdigest()
+    entry = Path(".dvc/cache/files/md5", digest[:2], digest[2:])
+    before = entry.stat()
+    entry.chmod(0o644)
+    entry.write_bytes(b"0" + content[name][1:])  # on the disk: its time, size and mode do not tell
+    entry.chmod(before.st_mode)
+    os.utime(entry, ns=(before.st_atime_ns, before.st_mtime_ns))
+    Path(name).unlink()
+    dvc("checkout", "--relink")
+    assert Path(name).read_bytes() != content[name]
+    dvc("repro")
+    assert Path(name).read_bytes() != content[name] and runs.read_text() == "ran\n"  # DVC does not notice
+
+    status, said = mend()
+    assert status == 0 and said.count("\n") == 1 and f"{digest[:2]}/{digest[2:]} from DVC's cache" in said, said
+    dvc("repro")
+    assert Path(name).read_bytes() == content[name] and runs.read_text() == "ran\n" * 2
+    assert mend() == (0, "")
 
 
 @pytest.mark.parametrize("content", ["", '{"write": {"/a', '{"write": [1]}'])

@@ -4,6 +4,7 @@ import copy
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,11 @@ def changed(**values: object) -> dict:
     return params
 
 
+def way_out(section: str, keys: str) -> str:
+    whole = f"-S '~{section}' -S '+{section}={{{keys}}}'"
+    return f"; replace the section as a whole ({whole}) or start from a recipe (python -m recipes list)"
+
+
 WRONG_PARAMS = [
     # an unknown key
     ({"epochz": 3}, "epochz is not a known key, did you mean epochs?"),
@@ -72,22 +78,26 @@ WRONG_PARAMS = [
     ({"optimizer__nestrov": True}, "optimizer.nestrov is not a known key, did you mean nesterov?"),
     (
         {"schedule__half_cycle": 98},
-        "schedule.half_cycle is not a known key, allowed: name, anneal, peak_epoch, end_factor, peak_momentum",
+        "schedule.half_cycle is not a known key, allowed: name, anneal, peak_epoch, end_factor, peak_momentum"
+        + way_out("schedule", "name:one_cycle,anneal:…,peak_epoch:…,end_factor:…,peak_momentum:…"),
     ),
     ({"schedule": STEP | {"evry": 3}}, "schedule.evry is not a known key, did you mean every?"),
     (
         {"optimizer": ADAM | {"nesterov": True}},
-        "optimizer.nesterov is not a known key, allowed: name, beta1, beta2, weight_decay",
+        "optimizer.nesterov is not a known key, allowed: name, beta1, beta2, weight_decay"
+        + way_out("optimizer", "name:adam,beta1:…,beta2:…,weight_decay:…"),
     ),
     (
         {"model": RESNET | {"logit_scale": 1.0}},
-        "model.logit_scale is not a known key, allowed: name, norm, strides, pool",
+        "model.logit_scale is not a known key, allowed: name, norm, strides, pool"
+        + way_out("model", "name:resnet18,norm:…,strides:…,pool:…"),
     ),
     (
         {"filter": {"name": "proxy", "share": 0.5}},
-        "filter.every is missing; filter, as it is named, has name, share, every, model",
+        "filter.every is missing; filter proxy has name, share, every, model"
+        + way_out("filter", "name:proxy,share:…,every:…,model:…"),
     ),
-    ({"filter__model": AIRNET}, "filter.model is not a known key, allowed: name"),
+    ({"filter__model": AIRNET}, "filter.model is not a known key, allowed: name" + way_out("filter", "name:none")),
     ({"filter": PROXY | {"shar": 0.5}}, "filter.shar is not a known key, did you mean share?"),
     (
         {"filter": PROXY | {"model": AIRNET | {"wdths": 8}}},
@@ -98,7 +108,10 @@ WRONG_PARAMS = [
         "model.whitening_bias.lr_factor is missing",
     ),
     ({"average": LOOKAHEAD | {"evry": 5}}, "average.evry is not a known key, did you mean every?"),
-    ({"loss": {"name": "nll", "label_smoothing": 0.1}}, "loss.label_smoothing is not a known key, allowed: name"),
+    (
+        {"loss": {"name": "nll", "label_smoothing": 0.1}},
+        "loss.label_smoothing is not a known key, allowed: name" + way_out("loss", "name:nll"),
+    ),
     ({"gradcam__layer": "layer3"}, "gradcam.layer is not a known key, did you mean layers?"),
     # a missing one
     ({"epochs": ABSENT}, "epochs is missing"),
@@ -106,7 +119,8 @@ WRONG_PARAMS = [
     ({"schedule__name": ABSENT}, "schedule.name is missing"),
     (
         {"schedule__name": "triangular"},
-        "schedule.half_cycle is missing; schedule, as it is named, has name, half_cycle",
+        "schedule.half_cycle is missing; schedule triangular has name, half_cycle"
+        + way_out("schedule", "name:triangular,half_cycle:…"),
     ),
     ({"augment__0__name": ABSENT}, "augment[0].name is missing"),
     # another type
@@ -211,6 +225,13 @@ WRONG_FILES = [
     ("seed: !!python/object/apply:os.getpid []\n", "is not valid YAML, line 1: could not determine a constructor"),
     ("[" * 3000, "is not valid YAML: RecursionError"),
     (b"epochs: \xff\n", "is not valid YAML: it is not UTF-8 text"),
+    ("seed: !!bool maybe\n", "is not valid YAML: KeyError"),
+    ("seed: !!timestamp soon\n", "is not valid YAML"),
+    ("seed: !!int ten\n", "is not valid YAML: ValueError"),
+    ("seed: !!float ten\n", "is not valid YAML: ValueError"),
+    ("seed: !!binary é\n", "is not valid YAML"),
+    ("? [1, {a: 2}]\n: 3\n", "is not valid YAML"),
+    (f"{'k' * 999}: 1\n{'k' * 999}: 2\n", f'is not valid YAML, line 2: found duplicate key "{"k" * 50}'),
     ("augment: &a\n- name: HorizontalFlip\n  p: *a\n", "is not valid: an alias (*name) stands within what it names"),
 ]
 
@@ -222,6 +243,49 @@ def test_a_file_that_is_no_mapping_is_one_line_that_names_the_file(content, mess
     with pytest.raises(InputError) as error:
         read_yaml(path)
     assert str(error.value).startswith(f"{path} {message}")
+
+
+def bomb(levels: int) -> str:
+    """Ten aliases of ten aliases of …: 10**levels words in some 50 characters a level."""
+    lines = ["augment:", "- &a0 boom"]
+    lines += [f"- &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]" for level in range(1, levels + 1)]
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("levels", [5, 9, 100])
+def test_aliases_that_stand_for_very_many_values_are_refused_at_once(levels, tmp_path):
+    (tmp_path / "params.yaml").write_text(bomb(levels))
+    began = time.process_time()
+    with pytest.raises(InputError, match=r"its aliases \(\*name\) stand for more than 100,000 values"):
+        read_yaml(tmp_path / "params.yaml")
+    assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "x" * 10**7},
+        {"x" * 10**7: 1},
+        {"model__name": "x" * 10**7},
+        {"mirrors": ["x" * 10**7]},
+        {"lr_max": "x" * 10**7},
+        {"gradcam__layers": ["x" * 10**7]},
+        {"val_size": 10**4000},
+        {"model__name": [0] * 10**5},
+        {"schedule__" + "x" * 10**7: 1},
+    ],
+    ids=lambda change: next(iter(change))[:20],
+)
+def test_a_value_of_any_length_is_a_line_of_readable_length(change):
+    with pytest.raises(InputError) as error:
+        check_params(changed(**change), "params.yaml")
+    assert 20 < len(str(error.value)) < 600 and "…" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["seed", "val_size", "epochs", "lr_max", "l1", "schedule__peak_epoch", "seeds"])
+def test_a_number_of_more_digits_than_python_writes_is_a_line_too(key):
+    with pytest.raises(InputError, match="^params.yaml: .{10,300}$"):
+        check_params(changed(**{key: 2**20_000}), "params.yaml")
 
 
 def test_a_constant_rate_may_lie_below_the_lr_min_that_it_does_not_use():

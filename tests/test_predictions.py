@@ -64,7 +64,7 @@ def test_a_damaged_byte_never_changes_what_is_loaded(predictions, tmp_path):
 def test_a_file_that_is_no_archive_is_damaged(content, predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is damaged; delete it and run `dvc repro evaluate`"):
+    with pytest.raises(InputError, match="is damaged; delete it and run `make repro`"):
         load_predictions(predictions.labels, path)
 
 
@@ -141,7 +141,7 @@ HEADER = "index,label,predicted,confidence\n"
 def test_a_damaged_table_is_refused(content, predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
     path.write_text(content)
-    with pytest.raises(InputError, match="is damaged; delete it and run `dvc repro misclassified`"):
+    with pytest.raises(InputError, match="is damaged; delete it and run `make repro`"):
         load_mistakes(predictions, path)
 
 

@@ -91,7 +91,7 @@ sys.addaudithook(strike)
 @pytest.mark.parametrize(
     ("number", "word", "status"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "stopped", 143)]
 )
-def test_so_it_is_while_a_stage_is_still_importing(tmp_path, number, word, status):
+def test_ctrl_c_and_sigterm_while_a_stage_imports_end_in_one_line_too(tmp_path, number, word, status):
     (tmp_path / "sitecustomize.py").write_text(IMPORTING)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "STRIKE": str(int(number))}
     command = [sys.executable, "-m", "stages.train"]
@@ -111,9 +111,27 @@ def main():
         except BaseException:
             pass
 
-console.GRACE = 0.5
-console.run(main, "nothing is lost")
+process.GRACE = 0.5
+process.run(main, "nothing is lost")
 """
+
+
+def test_importing_a_stage_leaves_the_process_and_its_signals_alone():
+    """Every module of the library and every stage: same signal handlers, same environment, no restart, no output."""
+    modules = [path.relative_to(ROOT).with_suffix("").parts for path in ROOT.glob("cifar/**/*.py")]
+    modules += [("stages", path.stem) for path in ROOT.glob("stages/*.py")]
+    names = sorted(".".join(parts).removesuffix(".__init__") for parts in modules)
+    program = (
+        "import os, signal, sys, importlib\n"
+        "state = lambda: [os.environ.get('GLIBC_TUNABLES'), signal.getsignal(2), signal.getsignal(15)]\n"
+        "before = state()\n"
+        "for name in sys.argv[1:]: importlib.import_module(name)\n"
+        "assert state() == before"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    command = [sys.executable, "-c", program, *names]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def test_what_swallows_the_interruption_is_cut_short():
@@ -140,12 +158,12 @@ from cifar.system.files import write_text
 
 def main():
     print("working", flush=True)
-    while os.getppid() == console.PARENT:
+    while os.getppid() == process.PARENT:
         time.sleep(0.01)
     write_text("artifact.txt", "of the old run")
 
-console.POLL = 60  # it will not notice by itself in time
-console.run(main)
+process.POLL = 60  # it will not notice by itself in time
+process.run(main)
 """
 
 

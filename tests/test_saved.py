@@ -93,7 +93,7 @@ def test_damaged_weights_are_refused(copied):
     whole = path.read_bytes()
     for content in (b"", whole[:5], whole[:1000], whole[:-1], b"\xff" * 100, b"hello" + whole):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `dvc repro train`"):
+        with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `make repro`"):
             load_model(copied)
 
 

@@ -1,25 +1,28 @@
-"""params.yaml read and checked, and the part of it that a stage has declared."""
+"""params.yaml, read and checked, and the part of it that a stage declares."""
 
 import difflib
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from cifar.config.schema import Params
 from cifar.system.process import InputError
 
+SHOWN = 80  # characters of a value or a key in a message
+LARGEST = 100_000  # values in a YAML file; dvc.lock and the longest augmentation have a few hundred
+
 
 class Declared:
-    """The params that dvc.yaml declares for one stage; reading any other is an error: DVC would not see it change."""
+    """The params that dvc.yaml declares for one stage; reading another is an error, as DVC would not see it change."""
 
     def __init__(self, stage: str, params: Params, names: list[str]):
         self.__dict__.update({name: getattr(params, name) for name in names}, _stage=stage)
         self.__dict__["_values"] = params.model_dump(include=set(names))
 
     def values(self) -> dict[str, Any]:
-        """All of them as plain values."""
+        """All declared params as plain values."""
         return self._values
 
     def __getattr__(self, name: str) -> Any:
@@ -29,9 +32,9 @@ class Declared:
 
 
 def load_params(stage: str) -> Declared:
-    """params.yaml, checked as a whole, cut down to what dvc.yaml declares for `stage`.
+    """The params that dvc.yaml declares for `stage`; params.yaml is checked as a whole.
 
-    Raises InputError: one line that names the key, what was found and what is allowed.
+    Raises InputError: one line that names the key, its value and what is allowed.
     """
     params = check_params(read_yaml("params.yaml"), "params.yaml")
     names = read_yaml("dvc.yaml")["stages"][stage].get("params", [])
@@ -49,35 +52,58 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
-    """The mapping in `text`, which is that of the file at `path`."""
+    """The mapping in `text`, the content of the file at `path`; raises InputError when it is not one."""
     try:
         values = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # for a tag that does not fit its value ruamel.yaml raises whatever its parsers do
         where = getattr(error, "problem_mark", None)
-        what = getattr(error, "problem", None) or type(error).__name__
+        what = _clip(getattr(error, "problem", None) or type(error).__name__)
         raise InputError(f"{path} is not valid YAML{f', line {where.line + 1}' if where else ''}: {what}") from None
     if not isinstance(values, dict):
-        found = "nothing" if values is None else f"a {type(values).__name__}"
-        raise InputError(f"{path} holds {found}, expected keys with values")
-    if _holds_itself(values, set(), set()):
-        raise InputError(f"{path} is not valid: an alias (*name) stands within what it names")
+        kind = "nothing" if values is None else f"a {type(values).__name__}"
+        raise InputError(f"{path} holds {kind}, expected keys with values")
+    try:
+        size = _expanded_size(values, {}, set())
+    except RecursionError:
+        raise InputError(f"{path} is not valid: an alias (*name) stands within what it names") from None
+    if size > LARGEST:
+        raise InputError(f"{path} is not valid: its aliases (*name) stand for more than {LARGEST:,} values")
     return values
 
 
-def _holds_itself(value: Any, above: set[int], done: set[int]) -> bool:
-    """Does a list or mapping lie, at any depth, within itself? `above` are the ids of its parents, `done` hold none."""
-    if not isinstance(value, dict | list) or id(value) in done:
-        return False
+def _expanded_size(value: Any, sizes: dict[int, int], above: set[int]) -> int:
+    """How many values `value` holds, itself included, with every alias replaced by what it names.
+
+    `sizes` remembers the lists and mappings counted so far by id, and `above` holds the ids of the parents of `value`.
+    Raises RecursionError when a list or mapping lies within itself.
+    """
+    if not isinstance(value, dict | list | set | tuple):
+        return 1
     if id(value) in above:
-        return True
-    inner = [*value, *value.values()] if isinstance(value, dict) else value
-    is_found = any(_holds_itself(item, above | {id(value)}, done) for item in inner)
-    done.add(id(value))
-    return is_found
+        raise RecursionError
+    if id(value) not in sizes:
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_expanded_size(item, sizes, above | {id(value)}) for item in inner)
+    return sizes[id(value)]
+
+
+def _clip(text: str, end: int = 0) -> str:
+    """At most SHOWN characters of `text` and its last `end`, with … for what is left out between them."""
+    return text if len(text) <= SHOWN + end else f"{text[: SHOWN - 1]}…{text[len(text) - end :]}"
+
+
+def _show(value: Any) -> str:
+    """`value` as Python writes it, clipped."""
+    try:
+        return _clip(repr(value))
+    except ValueError:  # more digits than Python writes
+        return "a number of thousands of digits"
 
 
 def check_params(values: dict[str, Any], source: str) -> Params:
-    """`values` as Params; raises InputError with the first thing wrong in them, `source` named."""
+    """`values` as Params; raises InputError with the first fault in them; `source` names the file."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
@@ -85,43 +111,60 @@ def check_params(values: dict[str, Any], source: str) -> Params:
 
 
 def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
-    """One of pydantic's errors in a line: the key, what was found, what is allowed."""
+    """One of pydantic's errors in a line: the key, the value, what is allowed."""
     path = list(problem["loc"])
-    if len(path) > 1 and path[0] in Params.model_fields and len(_kinds(path[0])) > 1:
+    has_kinds = len(path) > 1 and path[0] in Params.model_fields and len(_kinds(path[0])) > 1
+    if has_kinds:
         del path[1]  # the name of the kind, which is no key
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+    key = _clip("".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip("."))
+    value = _show(problem["input"])
     match problem["type"]:
         case "missing":
-            known = f"{path[0]}, as it is named, has {', '.join(_known_keys(path[:-1], values))}"
-            return f"{key} is missing" + (f"; {known}" if len(path) == 2 and len(_kinds(path[0])) > 1 else "")
+            if not (has_kinds and len(path) == 2):
+                return f"{key} is missing"
+            known = f"{path[0]} {values[path[0]]['name']} has {', '.join(_known_keys(path[:1], values))}"
+            return f"{key} is missing; {known}{_way_out(path[0], values)}"
         case "extra_forbidden":
             known = _known_keys(path[:-1], values)
-            near = difflib.get_close_matches(str(path[-1]), known, n=1)
+            near = difflib.get_close_matches(_clip(str(path[-1])), known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join(known)}"
-            return f"{key} is not a known key, {hint}"
+            is_of_other_kind = has_kinds and len(path) == 2 and path[1] in _keys_of_all_kinds(path[0])
+            return f"{key} is not a known key, {hint}" + (_way_out(path[0], values) if is_of_other_kind else "")
         case "value_error":
-            text = str(problem["ctx"]["error"])
+            text = _clip(str(problem["ctx"]["error"]), end=120)  # in which the schema may name a value
             is_whole = not key or isinstance(problem["input"], dict)
-            return text if is_whole else f"{key} is {problem['input']!r}, allowed: {text}"
+            return text if is_whole else f"{key} is {value}, allowed: {text}"
         case "union_tag_invalid":
-            return f"{key}.name is {problem['ctx']['tag']!r}, allowed: {problem['ctx']['expected_tags']}"
+            return f"{key}.name is {_show(problem['ctx']['tag'])}, allowed: {problem['ctx']['expected_tags']}"
         case "model_type" | "model_attributes_type":  # pydantic would name a class
-            return f"{key} is {problem['input']!r}, it must be keys with values"
+            return f"{key} is {value}, it must be keys with values"
         case "union_tag_not_found":
             return f"{key}.name is missing"
         case "string_pattern_mismatch":
-            return f"{key} is {problem['input']!r}, it must match {problem['ctx']['pattern']}"
+            return f"{key} is {value}, it must match {problem['ctx']['pattern']}"
         case _:
             allowed = problem["msg"].replace("Input should be", "it must be").replace(" (", ", ").rstrip(")")
-            return f"{key} is {problem['input']!r}, {allowed[0].lower()}{allowed[1:]}"
+            return f"{key} is {value}, {allowed[0].lower()}{allowed[1:]}"
+
+
+def _way_out(section: str, values: dict[str, Any]) -> str:
+    """The next step when a section has another kind's keys than its name says, as after `-S model.name=resnet18`."""
+    known = _known_keys([section], values)
+    keys = ",".join(f"{key}:{values[section]['name'] if key == 'name' else '…'}" for key in known)
+    whole = f"-S '~{section}' -S '+{section}={{{keys}}}'"
+    return f"; replace the section as a whole ({whole}) or start from a recipe (python -m recipes list)"
+
+
+def _keys_of_all_kinds(section: str) -> set[str]:
+    return {key for kind in _kinds(section) for key in kind.model_fields}
 
 
 def _known_keys(path: list[str | int], values: dict[str, Any]) -> list[str]:
-    """The keys that the schema knows at `path`; for a section of several kinds, those of the kind named."""
+    """The keys that the schema knows at `path`; in a section of several kinds, those of the kind that `name` says."""
     section = Params
     for key in path:
         values = values[key]
-        if isinstance(key, int):  # an item of a list, whose section the list has brought already
+        if isinstance(key, int):  # an item of a list: `section` is already the class of its items
             continue
         kinds = _kinds(key, section)
         if len(kinds) > 1:
@@ -131,7 +174,7 @@ def _known_keys(path: list[str | int], values: dict[str, Any]) -> list[str]:
 
 
 def _kinds(key: str, section: type[BaseModel] = Params) -> list[type[BaseModel]]:
-    """The sections that may stand at `key` of a section: one, or several that tell themselves apart by name."""
+    """The classes of the section at `key`: one, or several that are told apart by their name."""
     annotation = section.model_fields[key].annotation
     kinds = get_args(annotation) or [annotation]
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]

@@ -15,7 +15,7 @@ from cifar.config.schema import ModelSpec
 from cifar.data.splits import Statistics, are_possible
 from cifar.nn.networks import build_network
 from cifar.system.files import missing, read_json, replacing, write_json
-from cifar.system.process import InputError, printable
+from cifar.system.process import InputError, is_out_of_memory, printable
 
 FOLDER = Path("models")
 
@@ -76,10 +76,10 @@ def load_model(folder: Path = FOLDER) -> Model:
     except FileNotFoundError:
         raise missing(path) from None
     except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run `dvc repro train`") from None
+        raise InputError(f"{path} is damaged ({error}); delete it and run `make repro`") from None
     if hashlib.sha256(content).hexdigest() != card.get("sha256"):
         raise InputError(
-            f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `dvc repro train`"
+            f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `make repro`"
         )
     try:
         network = build_network(TypeAdapter(ModelSpec).validate_python(card["network"]), seed=0)
@@ -87,7 +87,9 @@ def load_model(folder: Path = FOLDER) -> Model:
         mean, std = (tuple(float(value) for value in card[name]) for name in ("mean", "std"))
         model = Model(network.eval(), Statistics(mean, std), [str(name) for name in card["classes"]])
         is_usable = are_possible(model.statistics) and len(model.classes) == 10
-    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError):  # pydantic's errors are ValueErrors
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:  # pydantic's are ValueErrors
+        if is_out_of_memory(error):
+            raise
         is_usable = False
     if not is_usable:
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None

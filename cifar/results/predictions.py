@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
 from cifar.results.scores import confidences, predicted_classes
-from cifar.system.files import missing, replacing, write_csv
+from cifar.system.files import missing, read_arrays, replacing, write_csv
 from cifar.system.process import InputError
 
 PREDICTIONS = Path("data/predictions.npz")
@@ -40,13 +39,7 @@ def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Prediction
 
     Raises InputError if the file is missing, damaged, for other images, or contradicts itself.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            predictions = Predictions(file["logits"], file["labels"], file["predictions"])
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, EOFError, KeyError, TypeError, RuntimeError, BadZipFile):
-        raise InputError(f"{path} is damaged; delete it and run `dvc repro evaluate`") from None
+    predictions = Predictions(*read_arrays(path, ("logits", "labels", "predictions")))
     types = [(array.dtype.name, array.shape) for array in predictions]
     if types != [("float32", (len(labels), 10)), ("uint8", (len(labels),)), ("uint8", (len(labels),))]:
         listed = ", ".join(f"{dtype} {' x '.join(map(str, shape))}" for dtype, shape in types)
@@ -141,7 +134,7 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, KeyError, IndexError):
-        raise InputError(f"{path} is damaged; delete it and run `dvc repro misclassified`") from None
+        raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
     if not (has_label & has_predicted).all():
         raise InputError(f"{path} is of other predictions; run `dvc repro misclassified`")
     return mistakes

@@ -1,4 +1,4 @@
-"""What the machine and the operating system ask of a program: signals, files, the device, memory.
+"""The layer next to the operating system: signals and exit lines, files, the device, memory.
 
-Imports nothing else of the project.
+Imports no other room.
 """

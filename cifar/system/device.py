@@ -1,4 +1,4 @@
-"""The machine: where to compute, and how precisely."""
+"""The device to compute on, the precision, and the record of both."""
 
 import os
 import platform
@@ -9,7 +9,18 @@ import torch
 
 from cifar.system.memory import keep_memory
 
-OVERRIDES = "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"  # set by hand
+# Environment variables that choose other kernels, precisions or sums, and so give other bits.
+OVERRIDES = (
+    # oneDNN, by its own prefix and by the older one (src/common/utils.cpp, getenv_int_user)
+    *("ONEDNN_CPU_ISA_HINTS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"),
+    *("DNNL_CPU_ISA_HINTS", "DNNL_DEFAULT_FPMATH_MODE", "DNNL_MAX_CPU_ISA"),
+    *("MKL_CBWR", "MKL_DEBUG_CPU_TYPE", "MKL_DOMAIN_NUM_THREADS", "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS"),
+    *("KMP_DETERMINISTIC_REDUCTION", "OMP_DYNAMIC", "OMP_THREAD_LIMIT"),  # OMP_NUM_THREADS is recorded as `threads`
+    *("NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "OPENBLAS_CORETYPE"),  # NumPy
+    *("OPENCV_CPU_DISABLE", "OPENCV_IPP"),
+    *("CUBLASLT_WORKSPACE_SIZE", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("TORCH_BLAS_PREFER_CUBLASLT", "TORCH_CUDNN_V8_API_DISABLED"),
+)  # fmt: skip
 
 
 def pick_device() -> torch.device:
@@ -17,15 +28,15 @@ def pick_device() -> torch.device:
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies bfloat16 by tiles (Intel's AMX), which a virtual machine may hide."""
+    """Does the processor have AMX, Intel's tiles for bfloat16? A virtual machine may hide it."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     """bfloat16 or float32; `auto` is bfloat16 on GPUs that have it, and on processors that are faster in it.
 
-    These are the ones with AMX, and AMD's with AVX-512 for it, which multiply twice as fast as in float32. Intel's with
-    AVX-512 for it but without AMX, which a virtual machine may hide, multiply no faster; others emulate it.
+    Two kinds of processors multiply twice as fast as in float32: those with AMX, and AMD's with AVX-512 BF16. Intel's
+    with AVX-512 BF16 but without AMX are no faster in bfloat16, and all older ones emulate it.
     """
     if wanted != "auto":
         return {"bf16": torch.bfloat16, "fp32": torch.float32}[wanted]
@@ -39,12 +50,13 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
 
 
 def environment(device: torch.device, precision: torch.dtype, deterministic: bool) -> dict[str, Any]:
-    """What decides the bits of a result beside code, data and params, for two people whose hashes differ.
+    """What decides the bits of a result in addition to code, data and params; compare it when two hashes differ.
 
-    Libraries choose their kernels by the instruction sets, and sum in as many parts as there are threads.
+    Libraries choose their kernels by the instruction sets, and split sums into as many parts as there are threads.
     """
     packages = "albumentations", "numpy", "opencv-python-headless", "torch"
-    found = {package: metadata.version(package) for package in packages} | {
+    versions = {package: metadata.version(package) for package in packages}
+    machine = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "precision": str(precision).removeprefix("torch."),
         "deterministic": deterministic,
@@ -54,22 +66,23 @@ def environment(device: torch.device, precision: torch.dtype, deterministic: boo
         "overrides": {name: os.environ[name] for name in OVERRIDES if name in os.environ},
     }
     if device.type == "cuda":
-        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
-    return found
+        machine |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        machine["cublas_workspace"] = os.environ.get("CUBLAS_WORKSPACE_CONFIG")
+    return versions | machine
 
 
 def prepare(deterministic: bool) -> None:
-    """Set up this process for training or evaluation; to be called before the first large tensor.
+    """Set up this process for training or evaluation; call it before the first large tensor is allocated.
 
-    float32 is float32: by default cuDNN's convolutions would round their inputs to the 11 bits of TF32.
+    TF32 is off: by default cuDNN's convolutions round their float32 inputs to 11 bits.
 
-    `deterministic` concerns GPUs: PyTorch's and cuDNN's deterministic kernels, with a warning where there is none. On
-    a CPU the same threads and instructions give the same bits in any case.
+    `deterministic` concerns GPUs only: it chooses the deterministic kernels of PyTorch and cuDNN, and warns where there
+    is none. On a CPU the same threads and instructions give the same bits in any case.
     """
     keep_memory()
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # for debugging; it takes time
     torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = not deterministic  # try several kernels and take the fastest
+    torch.backends.cudnn.benchmark = not deterministic  # time several kernels and use the fastest
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # NVIDIA: cuBLAS documentation, "Reproducibility"

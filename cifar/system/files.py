@@ -1,16 +1,23 @@
-"""Artifacts on disk: written whole or not at all, and checked when they are read."""
+"""Artifacts on disk: written whole or not at all, and checked when they are read.
+
+Errors of damaged files name `make repro`, not `dvc repro`: it looks for damage in DVC's cache first.
+"""
 
 from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -22,10 +29,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the place of `path` when the block ends without an error.
+    """Yield a temporary path in the folder of `path`; it replaces `path` when the block ends without an error.
 
-    Never writes into an existing file: DVC's cache may share its inode. What killed processes left half written is
-    deleted first. Raises InputError when it cannot be written.
+    Never writes into an existing file, because DVC's cache may share its inode. Half-written files of killed processes
+    are deleted first. Raises InputError when the file cannot be written.
     """
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -47,7 +54,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def forget_killed(folder: Path, before: str, after: str) -> None:
-    """Delete what lies in `folder` under `before`, the number of a process that is no more, and `after`."""
+    """Delete files and folders in `folder` named `before`, the number of a process that has ended, and `after`."""
     for path in folder.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
         number = path.name.removeprefix(before).removesuffix(after)
         if number.isdecimal() and not _is_alive(int(number)):
@@ -60,7 +67,7 @@ def _is_alive(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's
+        pass  # another user's
     return True
 
 
@@ -80,11 +87,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path} is not valid JSON; delete it and run `dvc repro` again") from None
+        raise InputError(f"{path} is not valid JSON; delete it and run `make repro`") from None
     if not isinstance(values, dict):
-        raise InputError(
-            f"{path} holds {type(values).__name__}, expected an object; delete it and run `dvc repro` again"
-        )
+        raise InputError(f"{path} holds {type(values).__name__}, expected an object; delete it and run `make repro`")
     return values
 
 
@@ -107,22 +112,70 @@ def write_array(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_array(path: str | Path, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The array in the .npy file at `path`, whose dtype and shape (None: any length) must be as told.
+    """The array in the .npy file at `path`, which must have this dtype and shape (None: any length).
 
-    Raises InputError when the file is missing, damaged, or holds something else.
+    Raises InputError when the file is missing, damaged or another array.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            array = _parse_array(file, os.fstat(file.fileno()).st_size)
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, EOFError):
-        raise InputError(f"{path} is not a whole .npy array; delete it and run `dvc repro` again") from None
+    except ValueError:
+        raise InputError(f"{path} is not a whole .npy array; delete it and run `make repro`") from None
     fits = array.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, array.shape, strict=True))
     if array.dtype != np.dtype(dtype) or not fits:
         expected = " x ".join("N" if n is None else str(n) for n in shape)
-        found = " x ".join(map(str, array.shape))
-        raise InputError(f"{path} holds {array.dtype} {found}, expected {dtype} {expected}; run `dvc repro` again")
+        actual = " x ".join(map(str, array.shape))
+        raise InputError(f"{path} holds {array.dtype} {actual}, expected {dtype} {expected}; run `make repro`")
     return array
+
+
+def read_arrays(path: str | Path, names: Sequence[str]) -> list[np.ndarray]:
+    """The arrays `names` of the .npz archive at `path`; raises InputError when it is missing or damaged."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise missing(path) from None
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            members = [archive.read(f"{name}.npy") for name in names]
+        return [_parse_array(io.BytesIO(member), len(member)) for member in members]
+    except MemoryError:
+        raise
+    except Exception:  # in memory no read can fail, so anything that zipfile and zlib raise means a damaged archive
+        raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
+
+
+NPY_MAGIC = b"\x93NUMPY\x01\x00"
+NPY_HEADER = re.compile(
+    rb"\{'descr': '([<>|=][a-zA-Z]\d{1,4})', 'fortran_order': (True|False), "
+    rb"'shape': \(((?:\d{1,18}, ?)*\d{0,18})\), \} *\n"
+)
+
+
+def _parse_array(file: BinaryIO, size: int) -> np.ndarray:
+    """The array in a .npy file of `size` bytes, of the form that NumPy writes (numpy.lib.format, version 1.0).
+
+    Raises ValueError when it is not one. np.load takes the header for Python source, so that damaged bytes raise errors
+    and warnings of the parser's, and trusts the shape in it before it knows how long the file is.
+    """
+    start = file.read(len(NPY_MAGIC) + 2)
+    header = file.read(int.from_bytes(start[len(NPY_MAGIC) :], "little"))
+    fields = NPY_HEADER.fullmatch(header)
+    if not start.startswith(NPY_MAGIC) or not fields:
+        raise ValueError("no header of a .npy file")
+    try:
+        dtype = np.dtype(fields[1].decode())
+    except (TypeError, OverflowError):
+        raise ValueError("no dtype") from None
+    shape = tuple(int(length) for length in fields[3].replace(b" ", b"").split(b",") if length)
+    if dtype.hasobject or len(shape) > 32 or size - file.tell() != math.prod(shape) * dtype.itemsize:
+        raise ValueError("pickles, or another length than the header says")
+    array = np.empty(math.prod(shape), dtype)
+    if file.readinto(array.view(np.uint8)) != array.nbytes:
+        raise ValueError("cut off while it was read")
+    return array.reshape(shape, order="F" if fields[2] == b"True" else "C")
 
 
 def write_checksums(path: str | Path, names: list[str]) -> None:
@@ -131,7 +184,7 @@ def write_checksums(path: str | Path, names: list[str]) -> None:
 
 
 def check_checksums(path: str | Path, names: list[str]) -> None:
-    """Raise InputError unless the file at `path` has the checksums of `names`, and these files are as it says."""
+    """Raise InputError unless the file at `path` lists each of the files `names` with the SHA-256 that it has."""
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
@@ -141,7 +194,7 @@ def check_checksums(path: str | Path, names: list[str]) -> None:
     for name in names:
         file = Path(path).parent / name
         if f"{sha256(file)}  {name}" not in lines:
-            raise InputError(f"{file} is damaged, or {path} is: its SHA-256 is another; run `dvc repro` again")
+            raise InputError(f"{file} is damaged, or {path} is: its SHA-256 is another; run `make repro`")
 
 
 def sha256(path: str | Path) -> str:

@@ -7,12 +7,12 @@ import sys
 
 
 def restart_without_block_caches() -> None:
-    """Start this process anew, under its number and with its arguments, with glibc's caches of small blocks off.
+    """Restart this process, with the same number and arguments, with glibc's caches of small blocks switched off.
 
-    A block that lies in such a cache is not joined to the free memory on both sides of it, so in a training that
-    allocates the same large blocks step by step they fit in ever fewer places: 0.3 GiB of 2.9 in the first steps of the
-    default's, and growing. Nothing but GLIBC_TUNABLES turns them off, which glibc reads as a process starts; where it
-    is set already, nothing happens.
+    glibc does not join a cached block to the free memory on both sides of it. A training that allocates the same large
+    blocks in every step then finds fewer and fewer gaps that hold them. With the default params this wastes 0.3 of
+    2.9 GiB in the first steps, and more later. Only the variable GLIBC_TUNABLES switches the caches off, and glibc
+    reads it when a process starts. Where the user has set it, and without glibc, nothing happens.
     """
     if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = "glibc.malloc.tcache_count=0"
@@ -20,10 +20,10 @@ def restart_without_block_caches() -> None:
 
 
 def keep_memory() -> None:
-    """Stop glibc from giving freed memory back to the system.
+    """Tell glibc not to give freed memory back to the system.
 
-    Without this a sixth of each training step on a CPU goes to page faults (the default's, batch 512). Where the C
-    library has no `mallopt` (macOS, musl) nothing changes.
+    Otherwise a sixth of each training step on a CPU goes into page faults (default params, batch size 512). Where the C
+    library has no `mallopt` (macOS, musl) nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.system() == "Linux" else None
     if mallopt is None:

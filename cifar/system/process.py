@@ -1,8 +1,11 @@
-"""What a person sees: one line for what went wrong, and progress that suits a terminal or a log."""
+"""How a stage starts and ends: signals, one line for an error, and progress that suits a terminal or a log."""
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -12,80 +15,97 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
+from cifar.system.memory import restart_without_block_caches
+
 POLL = 0.5  # seconds between two looks at whether the parent process still lives
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "`dvc repro` takes it up again"
 LINE_SECONDS = 60  # between two lines of progress in a log
 PARENT = os.getppid()  # the process that started this one
+LONGEST = 1000  # characters of an error's line
 
 
 class InputError(ValueError):
-    """Something that a person can mend: the message says what it is, what was found and the next move."""
+    """A problem that the user can solve: the message names the thing, what was found and the next step."""
 
 
 class Stopped(BaseException):
-    """This process shall end, with `status`; the message says why."""
+    """This process must end, with exit status `status`; the message says why."""
 
     def __init__(self, reason: str, status: int):
         super().__init__(reason)
         self.status = status
 
 
-def run(main: Callable[[], None], next_move: str = REPRO) -> None:
-    """Call a stage's `main`; what a person could have caused ends in one line on stderr and exit status 1.
+def start_stage(module: str) -> None:
+    """Prepare this process for a stage, before the imports that take seconds; called with the stage's `__name__`.
 
-    Ctrl-C ends in a line and status 130, SIGTERM or the death of the DVC that started the stage in one and status 143;
-    these lines end in `next_move`. Anything else is a bug and keeps its traceback, as does everything when
-    CIFAR_TRACEBACK is set.
+    Memory: the process restarts once, with the settings of glibc that training needs. Signals: until `run` handles
+    them, Ctrl-C and SIGTERM end the process in one line, without cleaning up, because nothing has been written yet.
+    Messages: matplotlib does not warn of a home folder that may not be written. An imported stage (in a test, for
+    example) is not `__main__`, and nothing happens.
     """
-    # DVC stays alive on Ctrl-C until its stage ends, so the stage answers for itself.
+    if module == "__main__":
+        restart_without_block_caches()
+        for number in SIGNALS:
+            signal.signal(number, _end_at_once)
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def run(main: Callable[[], None], next_move: str = REPRO) -> None:
+    """Call `main`; an error that the user could have caused ends in one line on stderr and exit status 1.
+
+    An exhausted memory counts as one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
+    that started the stage, ends in one line and status 143. These lines end with `next_move`. Any other exception is a
+    bug and keeps its traceback. With CIFAR_TRACEBACK set, every error keeps it.
+    """
+    # DVC does not stop on Ctrl-C before its stage has ended, so the stage has to handle the signal.
     try:
-        with _heeding_the_end(next_move):
+        with _raising_stopped(next_move):
             main()
     except Stopped as stopped:
         _end(f"{stopped}; {next_move}", stopped.status)
-    except (InputError, OSError, MemoryError) as error:
-        if os.environ.get("CIFAR_TRACEBACK"):
+    except Exception as error:
+        is_bug = not (isinstance(error, InputError | OSError) or is_out_of_memory(error))
+        if is_bug or os.environ.get("CIFAR_TRACEBACK"):
             raise
         _end(f"error: {one_line(error)}", 1)
 
 
-def end_at_once_on_signals() -> None:
-    """Let Ctrl-C and SIGTERM end this process in one line without cleaning up, until `run` takes over.
-
-    For the seconds in which a stage imports what it needs: there is nothing to clean up yet.
-    """
-    for number in SIGNALS:
-        signal.signal(number, _end_at_once)
-
-
 def still_wanted() -> None:
-    """Raise Stopped if this is a stage whose DVC has died: another run may be writing by now."""
+    """Raise Stopped if DVC started this stage and has died: another run may be writing the same files by now."""
     if _is_abandoned():
         raise Stopped("stopped, since dvc has ended", 128 + signal.SIGTERM)
 
 
 def _is_abandoned() -> bool:
-    """DVC sets DVC_STAGE for its stages; whoever starts one by hand may well leave."""
+    """Only for a stage that DVC started (it sets DVC_STAGE): a person who starts one by hand may log out."""
     return "DVC_STAGE" in os.environ and os.getppid() != PARENT
 
 
 def _end(line: str, status: int) -> None:
-    print(line, file=sys.stderr)
+    print(_with_own_command(line), file=sys.stderr)
     raise SystemExit(status) from None
 
 
 def _end_at_once(number: int, _=None, next_move: str = REPRO) -> None:
-    os.write(2, f"{SIGNALS[number]}; {next_move}\n".encode())
+    os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
     os._exit(128 + number)
 
 
-@contextmanager
-def _heeding_the_end(next_move: str) -> Iterator[None]:
-    """Raise Stopped in the block on Ctrl-C, on SIGTERM, and when the DVC that started it dies: its children go on.
+def _with_own_command(line: str) -> str:
+    """`line` with `make demo` in place of `dvc repro` in a demo: at the root that command starts a real training."""
+    command = os.environ.get("CIFAR_AGAIN")
+    return re.sub(r"`(dvc|make) repro( \w+)?`", lambda _: f"`{command}`", line) if command else line
 
-    Only the first signal counts; what swallows the exception, or takes GRACE seconds to clean up, is cut short.
+
+@contextmanager
+def _raising_stopped(next_move: str) -> Iterator[None]:
+    """Raise Stopped in the block on Ctrl-C, on SIGTERM, and when the DVC process that started the stage dies.
+
+    Only the first signal counts. Code that swallows the exception, or needs more than GRACE seconds to clean up, is cut
+    short.
     """
     is_over, grace = threading.Event(), None
 
@@ -105,7 +125,7 @@ def _heeding_the_end(next_move: str) -> Iterator[None]:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
     threading.Thread(target=watch, daemon=True).start()
     try:
         still_wanted()
@@ -114,24 +134,43 @@ def _heeding_the_end(next_move: str) -> Iterator[None]:
         is_over.set()
         if grace:
             grace.cancel()
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 def one_line(error: BaseException) -> str:
-    """The error's own words without line breaks; an OSError's errno gives way to its file and reason."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    """The message of `error` in one line of at most LONGEST printable characters.
+
+    For an OSError the file and the reason, without the errno. Control characters, which a terminal obeys, are escaped.
+    """
+    if is_out_of_memory(error):
+        text = _out_of_memory(error)
+    elif isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return printable(" ".join(text.split()), LONGEST, end=200)
 
 
-def printable(text: str, length: int = 40) -> str:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Did Python, NumPy, the system or PyTorch (on the CPU or a GPU) have no memory left?"""
+    is_torchs = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or bool(is_torchs)
+
+
+def _out_of_memory(error: BaseException) -> str:
+    size = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+    wanted = f" ({size[1]} more were needed)" if size else ""
+    return f"the memory ran out{wanted}; close other programs, or lower batch_size in params.yaml"
+
+
+def printable(text: str, length: int = 40, end: int = 20) -> str:
     """`text`, for example a class name, for one line of a terminal or picture.
 
-    Control characters are escaped. A text of more than `length` characters loses its middle.
+    Control characters are escaped. A longer text than `length` characters keeps its start and the last `end` ones.
     """
     if len(text) > length:
-        text = f"{text[: length // 2]}...{text[len(text) - length // 2 :]}"
+        text = f"{text[: length - end]} ... {text[-end:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -189,5 +228,5 @@ class ProgressLines:
 
 
 def is_terminal() -> bool:
-    """Is somebody watching? DVC hands its own stderr to the stage, so this holds under `dvc repro` too."""
+    """Is stderr a terminal? It is under `dvc repro` too, because DVC hands its own stderr to the stage."""
     return sys.stderr.isatty()
