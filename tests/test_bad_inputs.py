@@ -149,6 +149,7 @@ def put(key: str, value: object) -> Callable[[dict], dict]:
 
 
 IMAGES, LABELS, SUMS = (f"data/dataset/train{end}" for end in ("_images.npy", "_labels.npy", ".sha256"))
+SPEC = CUSTOM_RESNET.model_dump()
 CHANNELS = ("red", "green", "blue")
 MISTAKES = "data/misclassified.csv"
 CARD, WEIGHTS, PREDICTIONS = "models/model.json", "models/model.safetensors", "data/predictions.npz"
@@ -179,16 +180,16 @@ WRONG = [
     ("lr_find", "metrics/stats.json", cut, "metrics/stats.json is not valid JSON"),
     ("lr_find", "metrics/stats.json", content(b"[]"), "metrics/stats.json holds list, expected an object"),
     ("lr_find", "metrics/stats.json", content(b"{}"), "stats.json is damaged, mean: field required; delete it"),
-    ("lr_find", "metrics/stats.json", entries(put("std", {"red": 0, "green": 1, "blue": 1})), "std.red: input should be greater"),
-    ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 1e-300))), "std.red: input should be"),
-    ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, True))), "mean.red: input should be"),
-    ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, "0.5"))), "mean.red: input should be"),
-    ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 10**400))), "std.red: input should be"),
+    ("lr_find", "metrics/stats.json", entries(put("std", {"red": 0, "green": 1, "blue": 1})), "std.red: input should"),
+    ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 1e-300))), "std.red: input should"),
+    ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, True))), "mean.red: input should"),
+    ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, "0.5"))), "mean.red: input should"),
+    ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 10**400))), "std.red: input should"),
     ("lr_find", "metrics/stats.json", entries(put("std", [0.2, 0.2, 0.2])), "stats.json is damaged, std: input should"),
     ("lr_find", "metrics/stats.json", entries(put("mean", {"red": float("nan")})), "is not valid JSON"),
     ("train", "metrics/lr_find.json", gone, "metrics/lr_find.json is missing"),
     ("train", "metrics/lr_find.json", content(b'{"steps": 3}'), "the range test suggests no learning rate"),
-    ("train", "metrics/lr_find.json", entries(put("lr_max", "0.1")), "lr_find.json is damaged, lr_max: input should be a valid number"),
+    ("train", "metrics/lr_find.json", entries(put("lr_max", "0.1")), "damaged, lr_max: input should be a valid number"),
     ("train", "metrics/lr_find.json", entries(put("lr_max", True)), "lr_max: input should be a valid number"),
     ("train", "metrics/lr_find.json", entries(put("lr_max", 10**400)), "lr_max: input should be a valid number"),
     ("train", "metrics/lr_find.json", entries(put("lr_max", 1e300)), "lr_max: input should be less than"),
@@ -208,9 +209,9 @@ WRONG = [
     ("evaluate", CARD, cut, f"{CARD} is not valid JSON"),
     ("evaluate", CARD, entries(put("network", {"name": "vgg"})), f"{CARD} is damaged, network: input tag 'vgg'"),
     ("evaluate", CARD, entries(put("network", None)), f"{CARD} is damaged, network: input should"),
-    ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": "0.125"})), "logit_scale: input should be a valid"),
-    ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": [1]})), "logit_scale: input should be a valid"),
-    ("evaluate", CARD, entries(put("network", CUSTOM_RESNET.model_dump() | {"width": 8})), "width: extra inputs are not permitted"),
+    ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": "0.125"})), "logit_scale: input should"),
+    ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": [1]})), "logit_scale: input should"),
+    ("evaluate", CARD, entries(put("network", SPEC | {"width": 8})), "width: extra inputs are not permitted"),
     ("evaluate", CARD, entries(put("mean", [])), f"{CARD} is damaged, mean: list should have at least 3"),
     ("evaluate", CARD, entries(put("mean", [0.5])), f"{CARD} is damaged, mean: list should have at least 3"),
     ("evaluate", CARD, entries(put("mean", [0.5, 0.5])), f"{CARD} is damaged, mean: list should have at least 3"),
@@ -222,7 +223,7 @@ WRONG = [
     ("evaluate", CARD, entries(put("sha256", 5)), f"{CARD} is damaged, sha256: input should be a valid string"),
     ("evaluate", CARD, entries(put("classes", ["cat"] * 10)), "two classes have the same name"),
     ("evaluate", CARD, entries(put("classes", [1] * 10)), f"{CARD} is damaged, classes.0: input should be a valid"),
-    ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), f"{CARD} is damaged, classes: list should have at least 10"),
+    ("evaluate", CARD, entries(put("classes", ["cat", "dog"])), "classes: list should have at least 10"),
     ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
     ("evaluate", "data/dataset/test_images.npy", flipped, "is damaged, or data/dataset/test.sha256 is"),
     ("misclassified", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
