@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -186,7 +187,9 @@ def _newest_whole(folder: Path) -> dict[str, Any] | None:
 def parse_checkpoint(content: bytes) -> dict[str, Any] | None:
     """The checkpoint in a file's bytes, or None if it is another file; pickled code is never executed."""
     try:
-        checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle, before it is refused
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         Checkpoint.model_validate(checkpoint)
         return checkpoint
     except Exception as error:  # the bytes can be anything, and torch.load raises many kinds of errors
