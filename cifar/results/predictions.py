@@ -133,7 +133,7 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
         has_predicted = table["predicted"].to_numpy() == predictions.predicted[mistakes]
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, KeyError, IndexError, OverflowError):
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
     if not (has_label & has_predicted).all():
         raise InputError(f"{path} is of other predictions; run `dvc repro misclassified`")
