@@ -125,12 +125,14 @@ def save_mistakes(
 def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray:
     """The indices (M,) in the CSV; raises InputError if it is missing, damaged or not of `predictions`."""
     try:
-        table = pd.read_csv(path, dtype={"index": int, "label": int, "predicted": int})
-        mistakes = table["index"].to_numpy()
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        mistakes, labels, predicted = (
+            np.array([int(text) for text in table[name]], dtype=np.int64) for name in ("index", "label", "predicted")
+        )
         if (mistakes < 0).any():
             raise IndexError
-        has_label = table["label"].to_numpy() == predictions.labels[mistakes]
-        has_predicted = table["predicted"].to_numpy() == predictions.predicted[mistakes]
+        has_label = labels == predictions.labels[mistakes]
+        has_predicted = predicted == predictions.predicted[mistakes]
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, KeyError, IndexError, OverflowError):
