@@ -1,11 +1,12 @@
 """List, compare, apply and run the recipes: `python -m recipes --help`.
 
-A recipe is a complete params.yaml. Applying one writes it there, its comments included; running one makes a DVC
-experiment of that name, so that `dvc exp show` and `dvc plots diff` set recipes side by side.
+A recipe is a complete params.yaml. Applying one copies it to params.yaml, comments included. Running one makes a DVC
+experiment of the recipe's name, so that `dvc exp show` and `dvc plots diff` compare recipes.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -49,10 +50,10 @@ def parse(words: list[str]) -> argparse.Namespace:
     for command in diff, apply_, run_:
         command.add_argument("recipe", metavar="RECIPE")
     queue_.add_argument("recipes", metavar="RECIPE", nargs="+")
-    run_.add_argument("--name", help="of the experiment: else the recipe's, followed by the changes")
+    run_.add_argument("--name", help="name of the experiment (default: the recipe's name, followed by the changes)")
     for command in apply_, run_, queue_:
         command.add_argument(
-            "--force", action="store_true", help="though params.yaml has changes that are in no commit"
+            "--force", action="store_true", help="replace params.yaml even if it has changes that are in no commit"
         )
     for command in run_, queue_:
         text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
@@ -88,10 +89,8 @@ def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
     """A line for each value that differs: sections key by key, lists whole."""
     before, after = flatten(old), flatten(new)
     for key in differing(before, after):
-        found, wanted = (
-            json.dumps(values[key], default=str) if key in values else "absent" for values in (before, after)
-        )
-        print(f"{key}: {found} -> {wanted}")
+        old, new = (json.dumps(values[key], default=str) if key in values else "absent" for values in (before, after))
+        print(f"{key}: {old} -> {new}")
     if before == after:
         print("params.yaml has every value of the recipe")
 
@@ -109,21 +108,21 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
-    """Write the recipe to params.yaml as it stands, after a line for each value that changes.
+    """Copy the recipe to params.yaml, after printing a line for each value that changes.
 
-    Raises InputError, and changes nothing, when params.yaml holds changes that are nowhere else, unless `force`. The
-    recipe with `changes`, as an interrupted run leaves it there, is no such thing.
+    Unless `force`, raises InputError and changes nothing when params.yaml holds changes that are nowhere else. The
+    recipe with `changes` may be replaced: an interrupted run leaves that.
     """
     recipe = read_recipe(name)
-    found = params_found(force)
+    values = current_params(force)
     if not force:
-        refuse_to_lose_changes(lambda: found == values_with(recipe_text(name), changes))
-    print_differences(found, recipe)
+        refuse_to_lose_changes(lambda: values == values_with(recipe_text(name), changes))
+    print_differences(values, recipe)
     write_text(PARAMS, recipe_text(name))
 
 
-def params_found(force: bool) -> dict[str, Any]:
-    """The values in params.yaml, none when it is missing; raises InputError when it is damaged, unless `force`."""
+def current_params(force: bool) -> dict[str, Any]:
+    """The values in params.yaml, {} when it is missing; raises InputError when it is damaged, unless `force`."""
     try:
         return read_yaml(PARAMS) if PARAMS.exists() else {}
     except InputError as error:
@@ -133,7 +132,10 @@ def params_found(force: bool) -> dict[str, Any]:
 
 
 def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
-    """The values of a params.yaml, `text`, with changes as of `dvc exp run -S`; raises InputError for a wrong one."""
+    """The values of the params.yaml with the content `text` after `changes`, which are like those of `dvc exp run -S`.
+
+    Raises InputError when DVC refuses a change.
+    """
     from dvc.exceptions import DvcException  # a second to import
     from dvc.utils.hydra import apply_overrides
 
@@ -148,19 +150,38 @@ def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
 
 
 def refuse_to_lose_changes(is_known: Callable[[], bool] = lambda: False) -> None:
-    """Raise InputError when params.yaml says something that is neither the last commit's nor a recipe's nor known."""
+    """Raise InputError when params.yaml is neither the committed one nor a recipe, and `is_known` does not know it."""
     if not PARAMS.exists():
         return
     text = PARAMS.read_text(encoding="utf-8")
-    command = ["git", "show", f"HEAD:./{PARAMS}"]
-    committed = subprocess.run(command, capture_output=True, text=True, encoding="utf-8")
-    if text in (committed.stdout, *map(recipe_text, recipe_names())) or is_known():
+    if text in map(recipe_text, recipe_names()) or is_known():
         return
-    if committed.returncode:
+    committed = committed_params()
+    if text == committed:
+        return
+    if committed is None:
         raise InputError("params.yaml is in no commit; commit it, or give --force to replace it")
-    before, after = (flatten(parse_yaml(content, "params.yaml")) for content in (committed.stdout, text))
+    before, after = (flatten(parse_yaml(content, "params.yaml")) for content in (committed, text))
     changes = ", ".join(differing(before, after)) or "its comments"
     raise InputError(f"params.yaml has changes that are in no commit: {changes}; commit them, or give --force")
+
+
+def committed_params() -> str | None:
+    """The text of params.yaml in the last commit; None when that has no such file, or there is no Git repository.
+
+    Raises InputError with Git's own words when Git does not answer, as in a repository that belongs to another user.
+    """
+    listed = git("ls-tree", "HEAD", "--", str(PARAMS))
+    if listed.returncode == 0:
+        return git("show", f"HEAD:./{PARAMS}").stdout if listed.stdout else None
+    if "not a git repository" in listed.stderr or "Not a valid object name HEAD" in listed.stderr:
+        return None
+    raise InputError(f"git does not say whether params.yaml is committed: {listed.stderr}")
+
+
+def git(*words: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"LC_ALL": "C"}
+    return subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
 
 
 def experiment_name(recipe: str, changes: list[str]) -> str:
@@ -169,7 +190,7 @@ def experiment_name(recipe: str, changes: list[str]) -> str:
 
 
 def run_experiment(name: str, changes: list[str], *options: str) -> None:
-    """`dvc exp run` on params.yaml as it is, with the changes; its exit status, when it fails, is ours."""
+    """`dvc exp run` with the current params.yaml and the changes; ends with its exit status when it fails."""
     sets = [word for change in changes for word in ("-S", change)]
     ended = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets])
     if ended.returncode:
@@ -177,10 +198,10 @@ def run_experiment(name: str, changes: list[str], *options: str) -> None:
 
 
 def queue(recipes: list[str], changes: list[str], force: bool) -> None:
-    """Put each recipe in line; params.yaml, which DVC copies into the queue, is then as it was."""
+    """Put each recipe in DVC's queue, which copies params.yaml; afterwards params.yaml is the same as before."""
     for recipe in recipes:
         read_recipe(recipe)
-    params_found(force)
+    current_params(force)
     if not force:
         refuse_to_lose_changes()
     before = PARAMS.read_bytes()
@@ -194,4 +215,4 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "the same command may be given again")
+    run(main, "give the same command again to carry on")

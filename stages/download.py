@@ -1,6 +1,6 @@
 """Obtain the data set: CIFAR-10 from disk or the network, or shapes drawn on the spot.
 
-Writes data/dataset/: images, labels and class names as plain arrays and text, from which every other stage works.
+Writes data/dataset/, which every other stage reads: images and labels as arrays, class names as text.
 """
 
 from cifar.system.process import start_stage
@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from cifar.config.params import load_params
+from cifar.data.archive import find_dataset
 from cifar.data.shapes import CLASSES, draw_split
 from cifar.data.splits import FOLDER, save_classes, save_split
 from cifar.system.files import write_array
@@ -21,13 +22,8 @@ def main() -> None:
     params = load_params("download")
 
     if params.dataset == "cifar10":
-        from cifar.data.cifar10 import (
-            find_dataset,  # it imports torchvision, which takes seconds that the demo can save
-        )
-
-        (train, test, classes), source, passed_over = find_dataset(
-            Path("data/raw"), os.environ.get("CIFAR10_DIR"), params.mirrors
-        )
+        cifar10_dir = os.environ.get("CIFAR10_DIR")
+        (train, test, classes), source, passed_over = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
         notes = f"; passed over {', '.join(passed_over)}" if passed_over else ""
         source = f"from {source}{notes}"
     else:

@@ -32,6 +32,7 @@ def main() -> None:
     train = load_split("train")
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     statistics = load_statistics()
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
 
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss,
@@ -40,7 +41,6 @@ def main() -> None:
         steps=test.steps, precision=params.precision, compile=False, seed=params.seed,
     )  # fmt: skip
     trainer = build_trainer(spec, statistics, train.images)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
     batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     endless = (batch for epoch in count() for batch in batches_of(epoch))
     batches = progress(endless, test.steps, "range test", "step")

@@ -1,7 +1,7 @@
-"""Look at the data set before anything is trained on it.
+"""Look at the data set before training on it.
 
-Reads data/dataset/; writes the training pixels' mean and deviation, by which every network's input is normalised, the
-counts of classes and image sizes, a sheet of sample images, and one of images as the augmentation changes them.
+Reads data/dataset/. Writes the mean and standard deviation of the training pixels, by which networks normalise; counts
+of classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
 """
 
 from cifar.system.process import start_stage
@@ -34,11 +34,11 @@ def main() -> None:
 
     mean, std = channel_statistics(train.images)
     samples = first_of_each_class(train.labels, SAMPLES)
-    trained_on = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
+    training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()))
-    first = epoch_batches(len(trained_on.labels), params.batch_size, params.seed, epoch=0)[0]
-    originals = trained_on.take(first)
-    augmented = augment_batch(policy, torch.from_numpy(originals.images), first, (params.seed, 0, 0)).numpy()
+    first_batch = epoch_batches(len(training.labels), params.batch_size, params.seed, epoch=0)[0]
+    originals = training.take(first_batch)
+    augmented = augment_batch(policy, torch.from_numpy(originals.images), first_batch, (params.seed, 0, 0)).numpy()
 
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})

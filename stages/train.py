@@ -35,6 +35,7 @@ def main() -> None:
     prepare(params.deterministic)
     train, val = load_train_and_val(params.val_size, params.seed)
     classes, statistics = load_classes(), load_statistics()
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
 
     epoch_steps = math.ceil(len(train.labels) / params.batch_size)
     spec = TrainerSpec(
@@ -42,8 +43,8 @@ def main() -> None:
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
         steps=params.epochs * epoch_steps, precision=params.precision, compile=params.compile, seed=params.seed,
     )  # fmt: skip
-    trainer, image_filter = (build(spec, statistics, train.images) for build in (build_trainer, build_filter))
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
+    trainer = build_trainer(spec, statistics, train.images)
+    image_filter = build_filter(spec, statistics, train.images)
     batches = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     lr_min, lr_max = choose_rates(params.lr_min, params.lr_max, params.schedule)
     rates = {"lr_min": lr_min, "lr_max": lr_max}

@@ -44,9 +44,9 @@ def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
     images, labels = random.integers(0, 256, (70, 32, 32, 3), np.uint8), random.integers(0, 10, 70, np.uint8)
     split, policy = Split(images, labels), build_policy(transforms, MEAN)
     expected = list(feed(split, policy, CPU, batch_size=16, seed=3)(2))
-    placed = Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
+    whole = Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
     for workers in (1, 2):
-        found = list(training_batches(placed, policy, epoch=2, batch_size=16, seed=3, workers=workers))
+        found = list(training_batches(whole, policy, epoch=2, batch_size=16, seed=3, workers=workers))
         assert len(found) == len(expected) == 5
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
@@ -58,11 +58,12 @@ def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers)
     reflected = {"padding": 12, "border_mode": "BORDER_REFLECT_101"}
     policy = build_policy([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN)
     with pytest.raises(InputError) as caught:
-        batch = Batch(images, torch.zeros(4).long())
-        list(training_batches(batch, policy, epoch=0, batch_size=2, seed=0, workers=workers))
-    assert (
-        str(caught.value) == "augment does not work on 8 x 8 x 3: there are no 12 pixels beside the border to reflect"
-    )
+        list(
+            training_batches(
+                Batch(images, torch.zeros(4).long()), policy, epoch=0, batch_size=2, seed=0, workers=workers
+            )
+        )
+    assert str(caught.value) == "augment does not work on 8 x 8 x 3: it is too small to reflect 12 pixels"
 
 
 TRAINER = """

@@ -113,6 +113,39 @@ def test_a_state_that_does_not_fit_is_set_aside_with_a_line(root):
         checkpoints._lock.close()
 
 
+def test_a_folder_that_another_process_deletes_while_old_ones_are_pruned_is_no_hindrance(root, monkeypatch):
+    for number in range(7):
+        (root / f".checkpoints/train-{number}").mkdir(parents=True)
+    is_dir = Path.is_dir
+
+    def is_dir_until_now(path: Path) -> bool:
+        answer = is_dir(path)
+        if path.name in ("train-0", "train-6"):
+            path.rmdir()
+        return answer
+
+    monkeypatch.setattr(Path, "is_dir", is_dir_until_now)
+    checkpoints = Checkpoints("a", {})
+    checkpoints.save(1, state_of(1))
+    assert checkpoints.load()["history"] == state_of(1)["history"]
+    assert len(list((root / ".checkpoints").glob("train-*"))) == 4
+
+
+def test_a_lock_whose_folder_is_deleted_at_that_moment_is_tried_again(root, monkeypatch):
+    """Another process prunes the folder between its making and the opening of the lock in it."""
+    folders, mkdir = [], Path.mkdir
+
+    def mkdir_and_lose(path: Path, *arguments, **options) -> None:
+        mkdir(path, *arguments, **options)
+        if path.name.startswith("a-") and not folders:
+            folders.append(path)
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir_and_lose)
+    checkpoints = Checkpoints("a", {})
+    assert folders == [checkpoints.folder] and (checkpoints.folder / "lock").read_text() == str(os.getpid())
+
+
 def test_nothing_to_load_at_first_and_after_success(root):
     checkpoints = Checkpoints("a", {})
     assert checkpoints.load() is None

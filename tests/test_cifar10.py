@@ -8,29 +8,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torchvision
 from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, md5, publish, put
 
-from cifar.data.cifar10 import Unfit, find_dataset, load_archive, load_batches
+from cifar.data.archive import CIFAR10, find_dataset, load_archive, load_batches
+from cifar.data.download import Unusable
 
 
 def test_batches_become_arrays(tmp_path):
     put(tmp_path, FILES)
-    assert_is_tiny(load_batches(tmp_path, TINY))
+    assert_is_tiny(load_batches(tmp_path / TINY.folder, TINY))
 
 
 def test_the_archive_gives_the_same_and_leaves_nothing_behind(tmp_path):
-    (tmp_path / TINY.filename).write_bytes(ARCHIVE)
-    assert_is_tiny(load_archive(tmp_path / TINY.filename, tmp_path, TINY))
-    assert os.listdir(tmp_path) == [TINY.filename]
+    (tmp_path / TINY.archive).write_bytes(ARCHIVE)
+    assert_is_tiny(load_archive(tmp_path / TINY.archive, TINY))
+    assert os.listdir(tmp_path) == [TINY.archive]
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_hindrance(tmp_path):
-    (tmp_path / TINY.filename).write_bytes(ARCHIVE)
-    left = tmp_path / f"unpacked-{os.getpid()}" / TINY.base_folder
-    left.mkdir(parents=True)
-    (left / "data_batch_1").write_bytes(b"half a batch")
-    assert_is_tiny(load_archive(tmp_path / TINY.filename, tmp_path, TINY))
-    assert os.listdir(tmp_path) == [TINY.filename]
+def test_the_checksums_are_torchvisions():
+    theirs = torchvision.datasets.CIFAR10
+    assert (CIFAR10.archive, CIFAR10.archive_md5, CIFAR10.folder) == (
+        theirs.filename,
+        theirs.tgz_md5,
+        theirs.base_folder,
+    )
+    assert list(CIFAR10.train.items()) == [tuple(entry) for entry in theirs.train_list]
+    assert list(CIFAR10.test.items()) == [tuple(entry) for entry in theirs.test_list]
+    assert CIFAR10.meta == {theirs.meta["filename"]: theirs.meta["md5"]}
 
 
 class Evil:
@@ -45,8 +50,8 @@ class Evil:
 def test_nothing_is_unpickled_when_one_file_is_not_as_published(tmp_path, name):
     evil = pickle.dumps(Evil(tmp_path / "executed"))
     put(tmp_path, FILES | {name: evil})
-    with pytest.raises(Unfit, match=f"{name} has {len(evil)} bytes with md5 {md5(evil)}, published is"):
-        load_batches(tmp_path, TINY)
+    with pytest.raises(Unusable, match=f"{name} has {len(evil)} bytes with md5 {md5(evil)}, published is"):
+        load_batches(tmp_path / TINY.folder, TINY)
     assert not (tmp_path / "executed").exists()
     pickle.loads(evil)
     assert (tmp_path / "executed").exists()  # it would have been
@@ -54,9 +59,9 @@ def test_nothing_is_unpickled_when_one_file_is_not_as_published(tmp_path, name):
 
 def test_a_missing_batch_is_named(tmp_path):
     put(tmp_path, FILES)
-    (tmp_path / TINY.base_folder / "data_batch_1").unlink()
-    with pytest.raises(Unfit, match="data_batch_1 is missing"):
-        load_batches(tmp_path, TINY)
+    (tmp_path / TINY.folder / "data_batch_1").unlink()
+    with pytest.raises(Unusable, match="data_batch_1 is missing"):
+        load_batches(tmp_path / TINY.folder, TINY)
 
 
 def test_an_archive_cannot_write_outside_its_folder(tmp_path):
@@ -64,15 +69,15 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
     target.write_bytes(FILES["data_batch_1"])
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name in ("../escaped", f"{TINY.base_folder}/../../escaped", str(tmp_path / "escaped"), "unexpected"):
+        for name in ("../escaped", f"{TINY.folder}/../../escaped", str(tmp_path / "escaped"), "unexpected"):
             tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    archive = tmp_path / "scratch" / TINY.filename
+    archive = tmp_path / "scratch" / TINY.archive
     archive.parent.mkdir()
     archive.write_bytes(buffer.getvalue())
-    with pytest.raises(Unfit, match="data_batch_1 is missing"):
-        load_archive(archive, archive.parent, publish(FILES, buffer.getvalue()))
+    with pytest.raises(Unusable, match="data_batch_1 is missing"):
+        load_archive(archive, publish(FILES, buffer.getvalue()))
     assert sorted(os.listdir(tmp_path)) == ["scratch", "target"]
-    assert os.listdir(archive.parent) == [TINY.filename]
+    assert os.listdir(archive.parent) == [TINY.archive]
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
@@ -80,18 +85,18 @@ def test_a_member_that_is_no_plain_file_is_not_unpacked(tmp_path, kind):
     (tmp_path / "target").write_bytes(FILES["data_batch_1"])
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        member = tarfile.TarInfo(f"{TINY.base_folder}/data_batch_1")
+        member = tarfile.TarInfo(f"{TINY.folder}/data_batch_1")
         member.type, member.linkname = kind, str(tmp_path / "target")
         tar.addfile(member)
-    (tmp_path / TINY.filename).write_bytes(buffer.getvalue())
-    with pytest.raises(Unfit, match="data_batch_1 is missing"):
-        load_archive(tmp_path / TINY.filename, tmp_path, publish(FILES, buffer.getvalue()))
+    (tmp_path / TINY.archive).write_bytes(buffer.getvalue())
+    with pytest.raises(Unusable, match="data_batch_1 is missing"):
+        load_archive(tmp_path / TINY.archive, publish(FILES, buffer.getvalue()))
 
 
 def test_a_truncated_archive_is_told_by_its_md5(tmp_path):
-    (tmp_path / TINY.filename).write_bytes(ARCHIVE[:-1000])
-    with pytest.raises(Unfit, match=f"has {len(ARCHIVE) - 1000} bytes with md5"):
-        load_archive(tmp_path / TINY.filename, tmp_path, TINY)
+    (tmp_path / TINY.archive).write_bytes(ARCHIVE[:-1000])
+    with pytest.raises(Unusable, match=f"has {len(ARCHIVE) - 1000} bytes with md5"):
+        load_archive(tmp_path / TINY.archive, TINY)
 
 
 @pytest.mark.parametrize(
@@ -100,10 +105,10 @@ def test_a_truncated_archive_is_told_by_its_md5(tmp_path):
     ids=["truncated gzip", "no such deflate block", "web page", "empty"],
 )
 def test_an_archive_that_cannot_be_unpacked_is_unfit(tmp_path, content):
-    (tmp_path / TINY.filename).write_bytes(content)
-    with pytest.raises(Unfit, match=f"{TINY.filename} is damaged|data_batch_1 is missing"):
-        load_archive(tmp_path / TINY.filename, tmp_path, publish(FILES, content))
-    assert os.listdir(tmp_path) == [TINY.filename]
+    (tmp_path / TINY.archive).write_bytes(content)
+    with pytest.raises(Unusable, match=f"{TINY.archive} is damaged|data_batch_1 is missing"):
+        load_archive(tmp_path / TINY.archive, publish(FILES, content))
+    assert os.listdir(tmp_path) == [TINY.archive]
 
 
 # The real files

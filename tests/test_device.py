@@ -43,6 +43,16 @@ def test_environment_says_what_was_chosen_and_what_decides_bits(monkeypatch):
     json.dumps(found)
 
 
+# https://uxlfoundation.github.io/oneDNN/dev_guide_cpu_dispatcher_control.html; each also by its older prefix, DNNL
+@pytest.mark.parametrize("name", ["MAX_CPU_ISA", "CPU_ISA_HINTS", "DEFAULT_FPMATH_MODE"])
+@pytest.mark.parametrize("prefix", ["ONEDNN", "DNNL"])
+def test_every_name_by_which_onednn_is_told_other_kernels_is_recorded(monkeypatch, prefix, name):
+    before = environment(CPU, torch.float32, deterministic=False)
+    monkeypatch.setenv(f"{prefix}_{name}", "ANY")
+    after = environment(CPU, torch.float32, deterministic=False)
+    assert after["overrides"] == before["overrides"] | {f"{prefix}_{name}": "ANY"}
+
+
 def test_prepare_asks_for_deterministic_kernels_and_only_if_told(monkeypatch):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
     try:

@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from cifar.system.files import (
     check_checksums,
     read_array,
+    read_arrays,
     read_json,
     replacing,
     write_array,
@@ -168,6 +170,62 @@ def test_a_damaged_array_is_one_line(tmp_path, length):
     (tmp_path / "labels.npy").write_bytes(content[:length])
     with pytest.raises(InputError, match="is not a whole .npy array"):
         read_array(tmp_path / "labels.npy", "uint8", (None,))
+
+
+def test_any_flipped_bit_of_a_header_is_one_line(tmp_path):
+    """In 128 bytes: np.load takes them for Python source and answers with errors of Python's parser."""
+    path = tmp_path / "labels.npy"
+    write_array(path, np.arange(100, dtype=np.uint8))
+    content = path.read_bytes()
+    for bit in range(8 * 128):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            try:
+                assert read_array(path, "uint8", (None,)).tolist() == list(range(100))
+            except InputError as error:
+                assert str(error).startswith(f"{path} ")
+
+
+def test_an_archive_in_place_of_an_array_is_not_one(tmp_path):
+    with open(tmp_path / "labels.npy", "wb") as file:
+        np.savez(file, labels=np.arange(3, dtype=np.uint8))
+    with pytest.raises(InputError, match="is not a whole .npy array"):
+        read_array(tmp_path / "labels.npy", "uint8", (None,))
+
+
+def test_a_header_that_tells_of_more_than_there_is_asks_for_no_memory(tmp_path):
+    path = tmp_path / "labels.npy"
+    write_array(path, np.arange(100, dtype=np.uint8))
+    path.write_bytes(path.read_bytes().replace(b"(100,), }" + b" " * 14, b"(100000000000000000,), }"[:23]))
+    with pytest.raises(InputError, match="is not a whole .npy array"):
+        read_array(path, "uint8", (None,))
+
+
+@pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+                                   np.array(5, "int64"), np.zeros((2, 0, 3), "uint16")])  # fmt: skip
+def test_arrays_that_numpy_wrote_are_read_as_numpy_reads_them(tmp_path, array):
+    np.save(tmp_path / "array.npy", array)
+    np.testing.assert_array_equal(read_array(tmp_path / "array.npy", array.dtype.name, array.shape), array)
+
+
+def test_an_archive_is_read_as_numpy_reads_it_and_damage_anywhere_is_one_line(tmp_path):
+    path, arrays = tmp_path / "arrays.npz", {"one": np.arange(3), "two": np.ones((2, 2), "float32")}
+    np.savez(path, **arrays)
+    for array, expected in zip(read_arrays(path, ["one", "two"]), arrays.values(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    content = path.read_bytes()
+    for end in range(0, len(content), 7):  # the directory at the end, too, whose damage gave "Invalid argument"
+        for damaged in content[:end], content[:end] + bytes([content[end] ^ 64]) + content[end + 1 :]:
+            path.write_bytes(damaged)
+            try:
+                read_arrays(path, ["one", "two"])
+            except InputError as error:
+                assert str(error) == f"{path} is damaged; delete it and run `make repro`"
+    with pytest.raises(InputError, match="is damaged"):
+        read_arrays(path, ["three"])
 
 
 class Evil:

@@ -21,6 +21,7 @@ from safetensors.numpy import load_file
 from cifar.config.params import read_yaml
 
 ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
 
 
@@ -141,6 +142,16 @@ def test_a_second_run_runs_nothing(project):
     assert project.git("status", "--porcelain") == ""
 
 
+def test_make_repro_ends_with_the_accuracy_and_the_pictures_and_advises_no_push_where_there_is_no_remote(project):
+    (project.folder / "plots/gradcam/correct.png").unlink()
+    ended = project.call("make", "--assume-old=.venv/ready", "repro")
+    assert ended.returncode == 0, ended.stderr
+    accuracy = json.loads((project.folder / "metrics/evaluate.json").read_text())["accuracy"]
+    assert f"{accuracy:.5g}"[:6] in ended.stdout and "dvc push" not in ended.stdout
+    assert ended.stdout.endswith("plots/stats/augmented.png\nplots/stats/samples.png\n")
+    assert project.git("status", "--porcelain") == ""
+
+
 @pytest.mark.parametrize("way", ["--temp", "--queue"])
 def test_training_again_elsewhere_gives_the_same_bytes(project, way):
     again = ["exp", "run", way, "--force", "--single-item", "--name", "again", "train"]
@@ -184,6 +195,28 @@ def experiment(project, tmp_path_factory) -> tuple[Project, str]:
     (clone.folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {project.folder}/.dvc/cache\n")
     clone.dvc("checkout", "--quiet")
     return clone, clone.dvc("exp", "run", "-S", "lr_max=0.25")
+
+
+def test_experiments_are_listed_by_what_matters_in_a_line_that_a_screen_holds(experiment):
+    ended = experiment[0].call("make", "--assume-old=.venv/ready", "experiments")
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    header = next(line for line in lines if "Experiment" in line)
+    assert {"accuracy", "wrong", "val_accuracy", "lr_max", "epochs", "model.name"} <= set(header.split())
+    assert max(map(len, lines)) <= 160
+
+
+def test_readmes_way_back_from_an_experiment_leaves_nothing_of_it_and_apply_brings_it_again(experiment):
+    project = experiment[0]
+    (name,) = json.loads(project.dvc("exp", "list", "--name-only", "--json") or "null") or [None]
+    (back,) = {line for line in README.splitlines() if line.startswith("$ git checkout params.yaml dvc.lock")}
+    ended = project.call("sh", "-ec", back.lstrip("$ ").partition("#")[0])
+    assert ended.returncode == 0, ended.stderr
+    assert project.git("status", "--porcelain") == ""
+    assert json.loads(project.dvc("status", "--json")) == {}
+    project.dvc("exp", "apply", name)
+    assert read_yaml(project.folder / "params.yaml")["lr_max"] == 0.25
+    assert json.loads(project.dvc("status", "--json")) == {}
 
 
 def test_another_lr_max_reruns_train_and_what_follows_but_not_lr_find(experiment):

@@ -1,6 +1,9 @@
 """The augmentation policy: its names, its arguments, its draws."""
 
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from pixels import augmented
 
 from cifar.config.params import check_params, read_yaml
-from cifar.data.policy import _transforms, augment_batch, build_policy
+from cifar.data.policy import augment_batch, build_policy, known_transforms
 from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +156,22 @@ def test_alternating_flips_go_by_image_not_by_place_in_the_batch(images):
     assert np.array_equal(found.numpy(), augmented(policy, images, (0, 1, 0))[index])
 
 
+FRESH = """
+import os, sys
+import cifar.data.policy as policy, cv2
+assert "NO_ALBUMENTATIONS_UPDATE" not in os.environ and "albumentations" not in sys.modules
+assert cv2.getNumThreads() == 2
+policy.build_policy([("Rotate", {})], [0.5] * 3)
+assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1" and cv2.getNumThreads() == 1
+"""
+
+
+def test_importing_does_nothing_and_building_a_policy_neither_asks_the_network_nor_starts_threads():
+    environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
+    environment["OPENCV_FOR_THREADS_NUM"] = "2"  # as on a machine of two processors
+    subprocess.run([sys.executable, "-c", FRESH], cwd=ROOT, env=environment, check=True)
+
+
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-300, 300) | st.floats() | st.text(max_size=4)
     | st.sampled_from(["mean", "BORDER_REFLECT_101", "INTER_AREA", "BORDER_"]) | st.dates(),
@@ -164,8 +183,8 @@ values = st.recursive(
 @st.composite
 def policies(draw) -> list[tuple[str, dict]]:
     """Up to two of Albumentations' transforms, with some of their own arguments, of any value."""
-    names = draw(st.lists(st.sampled_from(sorted(_transforms())), min_size=1, max_size=2))
-    arguments = [st.sampled_from([*inspect.signature(_transforms()[name]).parameters, "p"]) for name in names]
+    names = draw(st.lists(st.sampled_from(sorted(known_transforms())), min_size=1, max_size=2))
+    arguments = [st.sampled_from([*inspect.signature(known_transforms()[name]).parameters, "p"]) for name in names]
     return [
         (name, draw(st.dictionaries(keys, values, max_size=3))) for name, keys in zip(names, arguments, strict=True)
     ]

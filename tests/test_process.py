@@ -15,6 +15,9 @@ from cifar.system.process import InputError, is_terminal, one_line, progress, ru
 ROOT = Path(__file__).parents[1]
 
 
+OUT_OF_MEMORY = "error: the memory ran out{}; close other programs, or lower batch_size in params.yaml\n"
+
+
 def raising(error: BaseException):
     def main() -> None:
         raise error
@@ -32,6 +35,10 @@ def raising(error: BaseException):
         ),
         (OSError(28, "No space left on device"), "error: No space left on device\n"),
         (OSError("disk on fire"), "error: disk on fire\n"),
+        (InputError("\x1b[31mred\x07\udcff"), "error: \\x1b[31mred\\x07\\udcff\n"),
+        (InputError("x" * 10**7), f"error: {'x' * 797} … {'x' * 200}\n"),
+        (MemoryError(), OUT_OF_MEMORY.format("")),
+        (OSError(12, "Cannot allocate memory"), OUT_OF_MEMORY.format("")),
     ],
 )
 def test_what_a_person_could_have_caused_is_one_line_and_status_1(error, line, capsys):
@@ -39,6 +46,41 @@ def test_what_a_person_could_have_caused_is_one_line_and_status_1(error, line, c
         run(raising(error))
     assert stop.value.code == 1
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(("call", "size"), [
+    ("import numpy; numpy.empty(10**16, numpy.uint8)", r"8.88 PiB"),
+    ("import torch; torch.empty(10**16, dtype=torch.uint8)", r"10000000000000000 bytes"),
+    ("raise RuntimeError('CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has')", "20.00 GiB"),
+])  # fmt: skip
+def test_memory_that_runs_out_is_named_with_the_size_that_was_wanted(call, size, capsys):
+    with pytest.raises(SystemExit):
+        run(lambda: exec(call))
+    assert capsys.readouterr().err == OUT_OF_MEMORY.format(f" ({size} more were needed)")
+
+
+def test_a_runtime_error_that_is_not_about_memory_is_a_bug():
+    with pytest.raises(RuntimeError):
+        run(raising(RuntimeError("size mismatch")))
+
+
+@pytest.mark.parametrize(
+    "told", ["run `dvc repro` again", "run `dvc repro evaluate`", "delete it and run `make repro`"]
+)
+def test_in_a_demo_messages_name_the_command_that_started_it(told, monkeypatch, capsys):
+    monkeypatch.setenv("CIFAR_AGAIN", "make demo DEMO='a b'")
+    with pytest.raises(SystemExit):
+        run(raising(InputError(told)))
+    line = capsys.readouterr().err
+    assert "`make demo DEMO='a b'`" in line and "repro" not in line
+
+
+def test_a_home_that_may_not_be_written_is_not_worth_a_word():
+    program = "from cifar.system.process import start_stage; start_stage(__name__)\nimport matplotlib.font_manager"
+    environment = os.environ | {"HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/matplotlib"}
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 WORKING = """

@@ -213,6 +213,20 @@ def test_outside_version_control_nothing_is_replaced_unless_forced(project):
     )
 
 
+def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(project, monkeypatch):
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # Git's own means to test `safe.directory`
+    edited = (ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 25")
+    Path("params.yaml").write_text(edited)
+    for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo"]:
+        refused = recipes(*command)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert refused.stderr.startswith(
+            "error: git does not say whether params.yaml is committed: fatal: detected dub"
+        )
+        assert "safe.directory" in refused.stderr and "--force" not in refused.stderr
+        assert Path("params.yaml").read_text() == edited
+
+
 def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(project):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1

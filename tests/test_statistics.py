@@ -62,7 +62,7 @@ def test_samples_are_the_first_of_each_class():
     "CIFAR10_DIR" not in os.environ, reason="CIFAR10_DIR, the folder with the real CIFAR-10, is not set"
 )
 def test_statistics_of_the_real_training_images(tmp_path):
-    from cifar.data.cifar10 import find_dataset
+    from cifar.data.archive import find_dataset
 
     dataset, *_ = find_dataset(tmp_path, os.environ["CIFAR10_DIR"], [])
     mean, std = channel_statistics(dataset.train.images)

@@ -4,10 +4,12 @@ import hashlib
 import io
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR10
+
+from cifar.data.archive import CIFAR10, Published
 
 
 def md5(content: bytes) -> str:
@@ -19,24 +21,23 @@ def pack(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in files.items():
-            member = tarfile.TarInfo(f"{CIFAR10.base_folder}/{name}")
+            member = tarfile.TarInfo(f"{CIFAR10.folder}/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
-def publish(files: dict[str, bytes], archive: bytes) -> type[CIFAR10]:
+def publish(files: dict[str, bytes], archive: bytes) -> Published:
     """A small data set with the checksums of `files` and `archive` in place of CIFAR-10's."""
-    train = [[name, md5(content)] for name, content in files.items() if name.startswith("data")]
-    test = [["test_batch", md5(files["test_batch"])]]
-    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(files["batches.meta"])}
-    return type("Tiny", (CIFAR10,), {"train_list": train, "test_list": test, "meta": meta, "tgz_md5": md5(archive)})
+    train = {name: md5(content) for name, content in files.items() if name.startswith("data")}
+    test, meta = ({name: md5(files[name])} for name in ("test_batch", "batches.meta"))
+    return replace(CIFAR10, archive_md5=md5(archive), train=train, test=test, meta=meta)
 
 
 def put(folder: Path, files: dict[str, bytes]) -> None:
-    (folder / CIFAR10.base_folder).mkdir(parents=True)
+    (folder / CIFAR10.folder).mkdir(parents=True)
     for name, content in files.items():
-        (folder / CIFAR10.base_folder / name).write_bytes(content)
+        (folder / CIFAR10.folder / name).write_bytes(content)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""The training images batch by batch, as the network sees them but for normalising."""
+"""The training images in batches: shuffled and augmented, not yet normalised."""
 
 import os
 import signal
@@ -18,15 +18,15 @@ from cifar.system.process import SIGNALS, InputError
 def feed(
     split: Split, policy: Policy, device: torch.device, *, batch_size: int, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
-    """A function that gives an epoch's batches by its number, from 0.
+    """A function from an epoch's number, counted from 0, to its batches.
 
-    All images lie on the device and are augmented there; transforms that take one image after another would keep a GPU
-    waiting, so other processes make those batches ahead. On a processor they would only compete with training.
+    All images are on the device and are augmented there. Transforms that take one image after another would keep a GPU
+    waiting, so worker processes make those batches in advance. On a CPU they would only compete with training.
     """
     workers = 0 if device.type == "cpu" or policy.is_batched else len(os.sched_getaffinity(0)) - 1
-    where = torch.device("cpu") if workers else device
-    placed = Batch(torch.from_numpy(split.images).to(where), torch.from_numpy(split.labels).to(where).long())
-    return partial(training_batches, placed, policy, batch_size=batch_size, seed=seed, workers=workers)
+    storage = torch.device("cpu") if workers else device
+    whole = Batch(torch.from_numpy(split.images).to(storage), torch.from_numpy(split.labels).to(storage).long())
+    return partial(training_batches, whole, policy, batch_size=batch_size, seed=seed, workers=workers)
 
 
 class EpochBatches(Dataset):
@@ -40,10 +40,10 @@ class EpochBatches(Dataset):
         return len(self.indices)
 
     def __getitem__(self, number: int) -> Batch | InputError:
-        """The batch; or what is wrong with the policy, since a worker's exception would arrive with its traceback."""
+        """The batch, or the error in the policy: an exception raised in a worker would arrive with its traceback."""
         index = self.indices[number]
-        chosen = torch.from_numpy(index).to(self.split.labels.device, non_blocking=True)
-        images, labels = (values.index_select(0, chosen) for values in self.split)
+        rows = torch.from_numpy(index).to(self.split.labels.device, non_blocking=True)
+        images, labels = (values.index_select(0, rows) for values in self.split)
         try:
             return Batch(augment_batch(self.policy, images, index, (self.seed, self.epoch, number)), labels)
         except InputError as error:
@@ -53,7 +53,7 @@ class EpochBatches(Dataset):
 def training_batches(
     split: Batch, policy: Policy, epoch: int, *, batch_size: int, seed: int, workers: int
 ) -> Iterator[Batch]:
-    """The epoch's batches in order, made by `workers` processes, or with 0 by this one: the same in any case.
+    """The epoch's batches in order, made by `workers` processes, or by this one if there are none: the same batches.
 
     Raises InputError for a policy that does not work on the images.
     """
@@ -63,8 +63,8 @@ def training_batches(
         batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_end_with_parent
     )
     with _signals_held_back():
-        made = iter(loader)
-    for batch in made:
+        iterator = iter(loader)  # starts the workers
+    for batch in iterator:
         if isinstance(batch, InputError):
             raise batch
         yield batch
@@ -72,9 +72,9 @@ def training_batches(
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until the block ends; in a process that is forked in it they wait for good."""
-    came = []  # what is held back from this thread alone still comes, by way of another one
-    handlers = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    """Ctrl-C and SIGTERM wait until the block ends; a process that is forked in it keeps them held back."""
+    received = []  # the mask below is this thread's: a signal may still arrive by way of another thread
+    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in SIGNALS}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -82,14 +82,14 @@ def _signals_held_back() -> Iterator[None]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number in came:
+        for number in received:
             signal.raise_signal(number)
 
 
 def _end_with_parent(worker: int) -> None:
-    """Have a worker, born with its signals held back, end on SIGTERM of its parent alone.
+    """End this worker, whose signals are held back, when its parent sends SIGTERM, and on no other signal.
 
-    Ctrl-C, and SIGTERM to all, are for the parent to answer; Python waits for its children after it has sent its own.
+    A terminal sends Ctrl-C to all processes; the parent answers it, then ends its workers and waits for them.
     """
 
     def wait() -> None:

@@ -8,10 +8,10 @@ from cifar.data.splits import Split
 
 SIZE = 32  # pixels a side, as in CIFAR-10
 SUBSAMPLES = 3  # a side of each pixel: the antialiasing
-STREAM = 0x5A9E5  # keeps these draws apart from those keyed by (seed, epoch, batch)
+STREAM = 0x5A9E5  # part of the random key: keeps these numbers apart from those of (seed, epoch, batch)
 BLOCK = 256  # images drawn at a time, to bound the memory
 
-# A shape is a function of x and y: is this point inside? It reaches 1 from its centre, and points up.
+# A shape is a function from points x, y to whether each is inside. Its centre is 0, 0, its radius 1, and it points up.
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -79,8 +79,8 @@ CLASSES = list(SHAPES)
 def draw_split(count: int, seed: int, split: str) -> tuple[Split, np.ndarray]:
     """`count` images of the split `train` or `test`, and the masks bool (N, 32, 32) of their shapes.
 
-    Colours, size, place, rotation, background and noise are random, the classes as balanced as `count` allows and in
-    random order. The same arguments always give the same images.
+    Colours, size, position, rotation, background and noise are random. The classes are as balanced as `count` allows,
+    in random order. The same arguments always give the same images.
     """
     random = np.random.default_rng([seed, STREAM, ("train", "test").index(split)])
     labels = random.permutation(np.arange(count) % len(CLASSES)).astype(np.uint8)
@@ -91,16 +91,16 @@ def draw_split(count: int, seed: int, split: str) -> tuple[Split, np.ndarray]:
 
 def draw_block(labels: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 (N, 32, 32, 3) of the shapes that `labels` (N,) name, and their masks bool (N, 32, 32)."""
-    behind, foreground = draw_backgrounds(len(labels), random)
+    background, foreground = draw_backgrounds(len(labels), random)
     coverage = draw_coverage(labels, random)[..., None]  # (N, 32, 32, 1)
-    images = behind + coverage * (foreground - behind)
+    images = background + coverage * (foreground - background)
     noise = random.uniform(0, 0.05, (len(labels), 1, 1, 1)).astype(np.float32)
     images += noise * random.standard_normal(images.shape, dtype=np.float32)
     return np.rint(255 * images.clip(0, 1)).astype(np.uint8), coverage[..., 0] > 0.5
 
 
 def draw_coverage(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The part of each pixel, float32 in [0, 1] (N, 32, 32), that the shape covers, rotated and wholly inside."""
+    """How much of each pixel the rotated shape covers, float32 in [0, 1] (N, 32, 32); all of it is inside the image."""
     radius = random.uniform(10, 13.5, len(labels))  # pixels
     angle = random.uniform(0, 2 * np.pi, len(labels))
     centre = random.uniform(radius, SIZE - radius, (2, len(labels))).astype(np.float32)
@@ -110,8 +110,8 @@ def draw_coverage(labels: np.ndarray, random: np.random.Generator) -> np.ndarray
     x, y = cos * x + sin * y, cos * y - sin * x  # (N, 96, 96)
     inside = np.empty(x.shape, dtype=bool)
     for label, shape in enumerate(SHAPES.values()):
-        chosen = labels == label
-        inside[chosen] = shape(x[chosen], y[chosen])
+        has_shape = labels == label
+        inside[has_shape] = shape(x[has_shape], y[has_shape])
     pixels = inside.reshape(len(labels), SIZE, SUBSAMPLES, SIZE, SUBSAMPLES)
     return pixels.mean(axis=(2, 4), dtype=np.float32)
 
@@ -119,7 +119,7 @@ def draw_coverage(labels: np.ndarray, random: np.random.Generator) -> np.ndarray
 def draw_backgrounds(count: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Backgrounds float32 (N, 32, 32, 3) in [0, 1], and a foreground colour (N, 1, 1, 3) that stands out from each.
 
-    A background mixes two colours which differ by at most 0.2 in each channel: plain, a gradient, stripes or checks.
+    A background is plain, a gradient, stripes or checks of two colours that differ by at most 0.2 in each channel.
     """
     first = random.random((count, 1, 1, 3), dtype=np.float32)
     second = (first + random.uniform(-0.2, 0.2, first.shape).astype(np.float32)).clip(0, 1)

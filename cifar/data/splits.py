@@ -1,4 +1,4 @@
-"""The data set as plain arrays, its split into training and validation, and the order of the batches."""
+"""The data set as arrays on disk, its split into training and validation images, and the order of the batches."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
 
 
 def load_split(name: str, folder: Path = FOLDER) -> Split:
-    """The split `train` or `test`; raises InputError when a file is missing or its content is not as documented."""
+    """The split `train` or `test`; raises InputError unless the files are as `save_split` writes them."""
     images = read_array(folder / f"{name}_images.npy", "uint8", (None, 32, 32, 3))
     labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
     check_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
@@ -77,7 +77,7 @@ def save_classes(names: list[str], folder: Path = FOLDER) -> None:
 
 
 def load_classes(folder: Path = FOLDER) -> list[str]:
-    """The ten class names; the label is the line's number, from 0."""
+    """The ten class names: label k is line k, counted from 0; raises InputError for any other file."""
     path = folder / "classes.txt"
     try:
         names = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line ends too
@@ -93,15 +93,16 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
 def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N - val_size,) to train on and (val_size,) to validate on, both ascending.
 
-    Stratified: each class gives its share of `val_size`, to within one image (largest remainder).
+    Stratified: each class has its share of `val_size`, to within one image (largest remainder method).
     """
     random = np.random.default_rng([seed, 0x5EED])
     counts = np.bincount(labels, minlength=10)
     shares = counts * val_size / len(labels)
     quota = np.floor(shares).astype(int)
-    quota[np.argsort(quota - shares, kind="stable")[: val_size - quota.sum()]] += 1
-    held = [random.permutation(np.flatnonzero(labels == k))[: quota[k]] for k in range(len(counts))]
-    val = np.sort(np.concatenate(held))
+    largest_remainders = np.argsort(quota - shares, kind="stable")[: val_size - quota.sum()]
+    quota[largest_remainders] += 1
+    val_by_class = [random.permutation(np.flatnonzero(labels == k))[: quota[k]] for k in range(len(counts))]
+    val = np.sort(np.concatenate(val_by_class))
     return np.setdiff1d(np.arange(len(labels)), val, assume_unique=True), val
 
 

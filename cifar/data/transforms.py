@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Draws(NamedTuple):
-    """What the draws for one batch may depend on."""
+    """All that the random numbers for one batch may depend on."""
 
     random: np.random.Generator  # of this batch and this transform alone
     index: np.ndarray  # (N,): which training images these are
@@ -24,30 +24,30 @@ class Draws(NamedTuple):
 Transform = Callable[[Tensor, Draws], Tensor]
 
 
-def crop_anywhere(images: Tensor, draws: Draws, height: int, width: int) -> Tensor:
-    """A window of each image, every place as likely; raises ValueError when it does not fit."""
+def random_crop(images: Tensor, draws: Draws, height: int, width: int) -> Tensor:
+    """A window of each image, at any position with the same probability; raises ValueError when it does not fit."""
     tops = draws.random.integers(0, images.shape[1] - height, len(images), endpoint=True)
     lefts = draws.random.integers(0, images.shape[2] - width, len(images), endpoint=True)
     return crop(images, tops, lefts, height=height, width=width)
 
 
-def flip_some(images: Tensor, draws: Draws, axis: int, p: float) -> Tensor:
-    """Each image turned round along `axis` with probability `p`."""
+def random_flip(images: Tensor, draws: Draws, axis: int, p: float) -> Tensor:
+    """Each image flipped along `axis` with probability `p`."""
     return flip(images, draws.random.random(len(images)) < p, axis)
 
 
-def flip_alternately(images: Tensor, draws: Draws) -> Tensor:
+def alternating_flip(images: Tensor, draws: Draws) -> Tensor:
     """Each image mirrored in every second epoch: a random half of them in the first, the other half in the second, …
 
-    Two epochs in a row then show both sides of each image, which random flips do in half of the cases. Jordan, "94% on
-    CIFAR-10 in 3.29 Seconds" (2024), section 3.6.
+    Two epochs in a row then show both sides of each image; with random flips that happens half of the time. Jordan,
+    "94% on CIFAR-10 in 3.29 Seconds" (2024), section 3.6.
     """
-    # An image's first side is the number at its place in one long row, the same in all epochs.
+    # One number for each training image, the same in all epochs, says which epochs mirror it.
     is_first = np.random.default_rng([draws.seed, 0xF11B]).random(int(draws.index.max()) + 1) < 0.5
     return flip(images, is_first[draws.index] ^ bool(draws.epoch % 2), axis=2)
 
 
-def cut_holes(
+def cut_random_holes(
     images: Tensor,
     draws: Draws,
     *,
@@ -57,11 +57,14 @@ def cut_holes(
     fill: float | Sequence[float],
     p: float,
 ) -> Tensor:
-    """Holes in each image with probability `p`: so many, so high, so wide (least, most), and wholly inside it."""
+    """Holes of the colour `fill` in each image with probability `p`, wholly inside it.
+
+    `counts`, `heights` and `widths` are ranges (least, most), the last two in pixels.
+    """
     height, width = images.shape[1:3]
-    numbers = draws.random.integers(*counts, len(images), endpoint=True)
-    numbers[draws.random.random(len(images)) >= p] = 0
-    is_cut = np.arange(counts[1]) < numbers[:, None]  # (N, K)
+    count = draws.random.integers(*counts, len(images), endpoint=True)  # (N,)
+    count[draws.random.random(len(images)) >= p] = 0
+    is_cut = np.arange(counts[1]) < count[:, None]  # (N, K)
     heights = draws.random.integers(heights[0], min(heights[1], height), is_cut.shape, endpoint=True) * is_cut
     widths = draws.random.integers(widths[0], min(widths[1], width), is_cut.shape, endpoint=True) * is_cut
     tops = draws.random.integers(0, height - heights, endpoint=True)
@@ -70,9 +73,9 @@ def cut_holes(
 
 
 def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> Tensor:
-    """`padding` pixels more on each side, of the colour `fill`; with None the image reflected, its border not twice.
+    """The images with `padding` more pixels on each side, of the colour `fill`.
 
-    Raises ValueError where there is too little to reflect.
+    With None the image is reflected, without repeating its border; raises ValueError where it is too small for that.
     """
     if fill is not None:
         count, height, width, _ = images.shape
@@ -80,7 +83,7 @@ def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> T
         padded[:, padding : padding + height, padding : padding + width] = images
         return padded
     if padding >= min(images.shape[1:3]):
-        raise ValueError(f"there are no {padding} pixels beside the border to reflect")
+        raise ValueError(f"it is too small to reflect {padding} pixels")
     for axis in (1, 2):
         size = images.shape[axis]
         before = images.narrow(axis, 1, padding).flip(axis)
@@ -90,23 +93,26 @@ def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> T
 
 
 def crop(images: Tensor, tops: np.ndarray, lefts: np.ndarray, *, height: int, width: int) -> Tensor:
-    """The window of `height` x `width` pixels of each image whose first row and column are `tops`, `lefts` (N,)."""
+    """A window of `height` x `width` pixels of each image; its first row and column are in `tops` and `lefts` (N,)."""
     count, full_height, full_width, _ = images.shape
     rows = np.arange(count)[:, None] * full_height + tops[:, None] + np.arange(height)  # (N, height)
     starts = torch.from_numpy(3 * (rows * full_width + lefts[:, None])).flatten().to(images.device, non_blocking=True)
-    stretches = images.flatten().unfold(0, 3 * width, 1)  # all stretches of a window's row, one from each byte on
-    return stretches.index_select(0, starts).view(count, height, width, 3)
+    window_rows = images.flatten().unfold(0, 3 * width, 1)  # (N H W 3 - 3 width + 1, 3 width), one from each byte on
+    return window_rows.index_select(0, starts).view(count, height, width, 3)
 
 
 def flip(images: Tensor, is_flipped: np.ndarray, axis: int) -> Tensor:
-    """Those images for which `is_flipped` (N,) is true turned round along `axis`: 1 vertically, 2 horizontally."""
+    """The images flipped along `axis` (1 vertically, 2 horizontally) where `is_flipped` bool (N,) is true."""
     both = torch.cat([images, images.flip(axis)])
-    chosen = np.arange(len(images)) + len(images) * is_flipped
-    return both.index_select(0, torch.from_numpy(chosen).to(images.device, non_blocking=True))
+    index = np.arange(len(images)) + len(images) * is_flipped
+    return both.index_select(0, torch.from_numpy(index).to(images.device, non_blocking=True))
 
 
 def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) -> Tensor:
-    """Rectangles of the colour `fill`: `holes` (N, K, 4) are left, top, right and bottom, the last two not included."""
+    """The images with rectangles of the colour `fill`.
+
+    `holes` (N, K, 4) are left, top, right and bottom; the column at `right` and the row at `bottom` are outside.
+    """
     count, height, width, _ = images.shape
     rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
     is_hole = torch.zeros(count, height, 3 * width, dtype=torch.uint8, device=images.device)
@@ -114,14 +120,16 @@ def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) ->
         left, top, right, bottom = hole[..., None].unbind(1)
         has_row = (rows >= top) & (rows < bottom)  # (N, H)
         row = ((columns >= left) & (columns < right)).repeat_interleave(3, dim=1).to(torch.uint8)  # (N, 3 W)
-        choices = torch.stack([torch.zeros_like(row), row], 1).view(-1, 3 * width)  # no hole or one, of each image
-        place = 2 * torch.arange(count, device=images.device)[:, None] + has_row
-        is_hole |= choices.index_select(0, place.flatten()).view(is_hole.shape)
+        choices = torch.stack([torch.zeros_like(row), row], 1).view(
+            -1, 3 * width
+        )  # each image's row without, with a hole
+        choice = 2 * torch.arange(count, device=images.device)[:, None] + has_row  # (N, H)
+        is_hole |= choices.index_select(0, choice.flatten()).view(is_hole.shape)
     before, colour = images.reshape(is_hole.shape), _colour(fill, images).repeat(width)
     return (before ^ ((before ^ colour) & -is_hole)).view(images.shape)  # where() takes many times as long on bytes
 
 
 def _colour(fill: float | Sequence[float], images: Tensor) -> Tensor:
-    """`fill`, of each channel or of all alike (3,)."""
+    """`fill`, one number or one for each channel, as uint8 (3,)."""
     channels = np.broadcast_to(np.array(fill).astype(np.uint8), 3).copy()
     return torch.from_numpy(channels).to(images.device, non_blocking=True)

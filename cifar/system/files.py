@@ -58,7 +58,7 @@ def forget_killed(folder: Path, before: str, after: str) -> None:
     for path in folder.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
         number = path.name.removeprefix(before).removesuffix(after)
         if number.isdecimal() and not _is_alive(int(number)):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
@@ -75,7 +76,10 @@ class Checkpoints:
         self.loaded: Path | None = None  # the checkpoint that `load` has returned
         self._lock = _wait_for(self.folder / "lock", WAIT)
         if self._lock is None:
-            holder = (self.folder / "lock").read_text().strip() or "unknown"
+            try:
+                holder = (self.folder / "lock").read_text().strip() or "unknown"
+            except FileNotFoundError:
+                holder = "unknown"
             raise InputError(f"process {holder} is training this very configuration; wait for it or stop it")
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
@@ -95,7 +99,7 @@ class Checkpoints:
         with replacing(self.folder / f"{epoch:05d}-{digest}.pt") as part:
             part.write_bytes(buffer.getbuffer())
         for old in _newest_first(self.folder)[KEEP:]:
-            old.unlink()
+            old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
@@ -131,7 +135,7 @@ class Checkpoints:
         """Delete the configurations that were interrupted longest ago, except those in use."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
-        others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+        others.sort(key=_changed_at, reverse=True)
         for folder in others[KEEP_OTHERS:]:
             if lock := _take(folder / "lock"):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -201,7 +205,16 @@ def parse_checkpoint(content: bytes) -> dict[str, Any] | None:
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, with a warning, so that it is not read again."""
     print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
-    path.rename(path.with_suffix(".damaged"))
+    with suppress(FileNotFoundError):  # another process has set it aside
+        path.rename(path.with_suffix(".damaged"))
+
+
+def _changed_at(folder: Path) -> float:
+    """The time of the folder's last change, in seconds; 0 when another process has deleted it meanwhile."""
+    try:
+        return folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _newest_first(folder: Path) -> list[Path]:
@@ -220,13 +233,16 @@ def _wait_for(path: Path, seconds: float) -> TextIO | None:
 
 def _take(path: Path) -> TextIO | None:
     """The lock file, held until it is closed or this process ends; None when another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = open(path, "a+")  # noqa: SIM115 (stays open)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "a+")  # noqa: SIM115 (stays open)
+    except FileNotFoundError:  # another process has just deleted the folder
+        return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.exists() and path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not deleted meanwhile
+        if path.stat().st_ino == os.fstat(lock.fileno()).st_ino:  # not deleted and made again meanwhile
             return lock
-    except BlockingIOError:
+    except (BlockingIOError, FileNotFoundError):
         pass
     lock.close()
     return None
