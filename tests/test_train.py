@@ -47,7 +47,7 @@ def few_images(tmp_path, monkeypatch) -> Split:
 
 @pytest.mark.parametrize(("count", "images"), [(7, 100), (32, 2000), (3, 2)])
 def test_the_bar_moves_by_whole_images_and_ends_at_their_number(count, images):
-    steps = [Step(0.5, 0.0, 10.0, 3, 20, 0.1)] * count
+    steps = [Step(objective=0.5, penalty=0.0, loss=10.0, correct=3, images=20, lr=0.1)] * count
     terminal = io.StringIO()
     with tqdm(total=images, file=terminal, mininterval=0, miniters=1, ascii=True) as bar:
         seen = [bar.n for _ in watch(steps, bar, images, count)]

@@ -28,5 +28,5 @@ def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str,
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)  # below the axes, where it covers no line
     if warning:
-        figure.suptitle(warning, color="C3", fontsize=10, wrap=True)
+        figure.suptitle(warning.replace("; ", ";\n"), color="C3", fontsize=10, wrap=True)
     save_png(figure, path, dpi=120)
