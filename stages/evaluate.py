@@ -1,7 +1,7 @@
 """Measure the trained network on the test images.
 
-Reads the model and the test images; writes the figures, the tables behind the confusion matrix and the accuracy of each
-class, and the predictions, on which the later stages build.
+Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and two tables:
+one for the confusion matrix, one with the accuracy of each class.
 """
 
 from cifar.system.process import start_stage
@@ -16,8 +16,8 @@ import pandas as pd
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
 from cifar.nn.inference import predict
-from cifar.nn.saved import load_model
-from cifar.results.predictions import Predictions, save_predictions
+from cifar.nn.saved import check_classes, load_model
+from cifar.results.predictions import PREDICTIONS, Predictions, save_predictions
 from cifar.results.scores import (
     accuracy,
     class_accuracy,
@@ -28,7 +28,7 @@ from cifar.results.scores import (
 )
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
-from cifar.system.process import InputError, run
+from cifar.system.process import printable, run
 
 
 def main() -> None:
@@ -36,32 +36,41 @@ def main() -> None:
     prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
-    if model.classes != load_classes():
-        raise InputError(
-            f"the model tells {', '.join(model.classes)} apart, not the test images' classes; run `dvc repro`"
-        )
+    check_classes(model, load_classes())
 
     logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits = logits_of()
-    predictions = predicted_classes(logits)
+    predicted = predicted_classes(logits)
 
-    save_predictions(Predictions(logits, labels, predictions))
+    save_predictions(Predictions(logits, labels, predicted))
     names = np.array(model.classes)
-    write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predictions]}))
+    write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
-    figures = {
+    scores = {
         "accuracy": accuracy(logits, labels),
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "loss": round(cross_entropy(logits, labels), 6),
         "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
-        "wrong": int(np.count_nonzero(predictions != labels)),
+        "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }
-    if params.test_time_augmentation != "none":  # reported beside, and used for nothing else
-        views = logits_of(augmentation=params.test_time_augmentation)
-        figures["tta_accuracy"] = accuracy(views, labels)
-    write_json("metrics/evaluate.json", figures)
+    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
+        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+        scores["tta_accuracy"] = accuracy(augmented_logits, labels)
+    write_json("metrics/evaluate.json", scores)
+    print(result_line(scores, by_class))
+    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/confusion.csv, class_accuracy.csv")
+
+
+def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:
+    """The accuracy, the number of mistakes, and the three classes with the lowest accuracy."""
+    line = f"test accuracy {scores['accuracy']:.4f}: {scores['wrong']:,} of {scores['images']:,} wrong"
+    if "tta_accuracy" in scores:
+        line += f"; {scores['tta_accuracy']:.4f} with test-time augmentation"
+    weakest = by_class[by_class["accuracy"] < 1].nsmallest(3, "accuracy")
+    named = ", ".join(f"{printable(row[1])} {row.accuracy:.3f}" for row in weakest.itertuples())
+    return f"{line}; weakest classes: {named}" if named else line
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from cifar.system.process import start_stage
 
 start_stage(__name__)
 
+import sys
 from itertools import count
 
 from cifar.config.params import load_params
@@ -19,7 +20,7 @@ from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import progress, run
-from cifar.training.lr_sweep import suggest, sweep
+from cifar.training.lr_sweep import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 from cifar.training.trainer import TrainerSpec, build_trainer
 
@@ -46,15 +47,19 @@ def main() -> None:
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
     curve = sweep(trainer, batches, lrs, smoothing=test.smoothing, stop_factor=test.stop_factor)
     suggestion = suggest(curve)
+    warning = at_the_ends(suggestion, lrs)
 
     curve["suggestion"] = ""
     for name, lr in suggestion.items():
         curve.loc[(curve["lr"] - lr).abs().idxmin(), "suggestion"] = name
     write_csv("plots/lr_find/curve.csv", curve)
-    draw_range_test("plots/lr_find/curve.png", curve, suggestion)
+    draw_range_test("plots/lr_find/curve.png", curve, suggestion, warning)
     write_json("metrics/lr_find.json", suggestion | {"steps": len(curve)})
     rates = ", ".join(f"{name} {lr:.3g}" for name, lr in suggestion.items())
     print(f"range test: {len(curve)} steps; {rates or 'no suggestion, because the loss never falls'}")
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    print("written: metrics/lr_find.json, plots/lr_find/curve.png, curve.csv")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""List the network's mistakes, and show those of which it was surest.
+"""List the network's mistakes, and show the most confident ones of each class.
 
-Reads the predictions and the test images; writes a table of all mistakes, one of the classes that are most often
-confused, and two galleries: the first mistakes, and as many correctly classified images.
+Reads the predictions and the test images. Writes a table of all mistakes, a table of the pairs of classes that are
+confused most often, and two galleries: the most confident mistakes, and as many correctly classified images.
 """
 
 from cifar.system.process import start_stage
@@ -12,10 +12,19 @@ from pathlib import Path
 
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
-from cifar.results.predictions import confused_pairs, find_correct, find_mistakes, load_predictions, save_mistakes
+from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
+from cifar.results.predictions import (
+    MISTAKES,
+    confused_pairs,
+    find_correct,
+    find_mistakes,
+    load_predictions,
+    save_mistakes,
+    spread_over_classes,
+)
 from cifar.results.sheets import draw_sheet
 from cifar.system.files import write_csv
-from cifar.system.process import run
+from cifar.system.process import printable, run
 
 FOLDER = Path("plots/misclassified")
 COLUMNS = 5
@@ -30,25 +39,24 @@ def main() -> None:
     mistakes, correct = find_mistakes(predictions), find_correct(predictions)
     pairs = confused_pairs(predictions, classes)
 
-    save_mistakes(predictions, mistakes)
+    save_mistakes(predictions, mistakes, classes)
     write_csv(FOLDER / "confused_pairs.csv", pairs.head(PAIRS))
-    of_all = f"on {len(labels)} test images"
-    for name, index, what in (
-        ("gallery", mistakes, f"mistakes {of_all}, most confident first"),
-        ("correct", correct, f"correct predictions {of_all}, each class's most confident first"),
+    for name, indices, kind, colours in (
+        ("gallery", mistakes, "mistakes", MISTAKE_COLOURS),
+        ("correct", correct, "correct predictions", CORRECT_COLOURS),
     ):
-        shown = index[: params.gallery_size]
-        captions = [
-            f"true: {classes[label]}\npredicted: {classes[predicted]}\n{confidence:.1%} sure"
-            for label, predicted, confidence in zip(
-                labels[shown], predictions.predictions[shown], predictions.confidences()[shown], strict=True
-            )
-        ]
-        draw_sheet(
-            FOLDER / f"{name}.png", images[shown], COLUMNS, f"{len(shown)} of {len(index)} {what}", captions=captions
+        shown = spread_over_classes(predictions, indices)[: params.gallery_size]
+        title = (
+            f"{len(shown)} of {len(indices):,} {kind} on {len(labels):,} test images, "
+            "the most confident of each true class first"
         )
-    for row in pairs.head(3).itertuples():
-        print(f"{row.images} of {row.of} images of {row.actual} taken for {row.predicted}")
+        captions = prediction_captions(predictions, shown, classes)
+        draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, title, captions=captions, caption_colours=colours)
+
+    for pair in pairs.head(3).itertuples():
+        actual, predicted = (printable(name) for name in (pair.actual, pair.predicted))
+        print(f"{pair.images} of {pair.of} images of {actual} taken for {predicted}")
+    print(f"written: {MISTAKES} ({len(mistakes):,} mistakes), {FOLDER}/gallery.png, correct.png, confused_pairs.csv")
 
 
 if __name__ == "__main__":

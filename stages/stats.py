@@ -52,6 +52,7 @@ def main() -> None:
     title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
     captions = [classes[label] for label in originals.labels[:AUGMENTED]]
     draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions=captions)
+    print("written: metrics/stats.json, plots/stats/class_counts.csv, image_sizes.csv, samples.png, augmented.png")
 
 
 if __name__ == "__main__":

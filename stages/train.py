@@ -73,6 +73,7 @@ def main() -> None:
     scores = {name: value for name, value in scores.items() if name != "lr"}
     write_json("metrics/train.json", scores | rates | counts)
     checkpoints.discard()
+    print(f"written: {FOLDER}/model.safetensors, model.json, summary.txt, metrics/train.json, plots/train/", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,21 @@ import torch
 
 from cifar.data.policy import Policy, augment_batch
 
+MATPLOTLIBRC = {  # settings that change a picture
+    "font.family": "serif",
+    "font.size": 20,
+    "text.color": "red",
+    "text.antialiased": False,
+    "text.hinting": "none",
+    "figure.facecolor": "black",
+    "savefig.bbox": "tight",
+    "savefig.transparent": True,
+    "axes.facecolor": "yellow",
+    "axes.formatter.use_locale": True,
+    "lines.antialiased": False,
+    "path.sketch": (1, 100, 2),
+}
+
 
 def augmented(policy: Policy, images: np.ndarray, key: Sequence[int] = (0, 0, 0)) -> np.ndarray:
     """Images uint8 (N, 32, 32, 3), the first N of the training images, through `policy` with the draws of `key`."""

@@ -1,4 +1,4 @@
-"""The stages after training, on a few noise images and an untrained network: what they write is what they say it is."""
+"""The stages after training, on a few images of noise and an untrained network: they write what they promise."""
 
 import json
 import shutil
@@ -19,6 +19,7 @@ from cifar.data.splits import Split, Statistics, load_split, save_classes, save_
 from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
+from cifar.results.gradcam import overlay
 from cifar.results.predictions import Predictions, save_predictions
 from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
@@ -36,7 +37,7 @@ def set_params(**changes) -> None:
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
-    """A folder in which evaluate has run, its test images and the logits that they should have."""
+    """A folder in which evaluate has run, its test images and their expected logits."""
     folder = tmp_path_factory.mktemp("project")
     for name in "dvc.yaml", "params.yaml":
         shutil.copy(ROOT / name, folder)
@@ -54,7 +55,7 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
 
 @pytest.fixture
 def project(evaluated, tmp_path, monkeypatch) -> Path:
-    """A copy of that folder, the current one."""
+    """A copy of that folder, which is the working directory."""
     folder = Path(shutil.copytree(evaluated[0], tmp_path / "project"))
     monkeypatch.chdir(folder)
     set_params(gallery_size=7)
@@ -75,14 +76,14 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
     assert all(type(value) in (int, float) for value in figures.values())
 
 
-def test_test_time_augmentation_is_reported_beside_and_used_for_nothing_else(project):
+def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
     air = changed(AIRNET, whitening_bias={"start": "random"})
     network, images = build_network(air, seed=0), load_split("test").images
     save_model(Model(network, STATISTICS, CLASSES), air, {})
     alone = predict(network, images, STATISTICS).argmax(1)
     labels = predict(network, images, STATISTICS, augmentation="flip_shift").argmax(1).astype(np.uint8)
     assert 0 < np.count_nonzero(alone == labels) < len(labels)
-    save_split("test", Split(images, labels))  # the truth is what six views say
+    save_split("test", Split(images, labels))  # so that the six views are right about all images
     set_params(test_time_augmentation="flip_shift")
     evaluate.main()
     figures = json.loads(Path("metrics/evaluate.json").read_text())
@@ -132,15 +133,19 @@ def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(projec
     table = pd.read_csv("data/misclassified.csv")
     assert len(table) == np.count_nonzero(logits.argmax(1) != test.labels)
     assert table.confidence.is_monotonic_decreasing
+    assert table.label_name.tolist() == [CLASSES[k] for k in table.label]
+    assert table.predicted_name.tolist() == [CLASSES[k] for k in table.predicted]
+    shown = table.groupby("label").head(1).sort_values("label")["index"].tolist()[:7]  # the first of each true class
+    assert len(shown) == 7
     for sheet in "plots/misclassified/gallery.png", "plots/gradcam/misclassified.png":
         pixels = read_png(sheet)
-        places = [place_of(test.images[index], pixels) for index in table["index"][:7]]
+        places = [place_of(test.images[index], pixels) for index in shown]
         assert places == sorted(places)  # row by row, from left to right
-    with pytest.raises(AssertionError, match="not on the sheet"):
-        place_of(test.images[table["index"][7]], pixels)
+        with pytest.raises(AssertionError, match="not on the sheet"):
+            place_of(test.images[next(index for index in table["index"] if index not in shown)], pixels)
 
 
-def test_the_other_sheets_show_the_same_correctly_classified_images(project, evaluated):
+def test_both_sheets_of_correct_predictions_show_the_same_images_in_the_same_order(project, evaluated):
     _, test, logits = evaluated
     misclassified.main()
     gradcam.main()
@@ -177,7 +182,8 @@ def test_each_layer_has_a_heatmap_beside_the_image(project, evaluated, layers):
     misclassified.main()
     gradcam.main()
     pixels = read_png("plots/gradcam/misclassified.png")
-    row, column = place_of(test.images[pd.read_csv("data/misclassified.csv")["index"][0]], pixels)
+    first = pd.read_csv("data/misclassified.csv").sort_values("label", kind="stable")["index"].iloc[0]
+    row, column = place_of(test.images[first], pixels)
     strip = pixels[row : row + 128, column:]
     is_blank = (strip == 255).all(axis=(0, 2))
     gaps = np.flatnonzero(is_blank[: 132 * len(layers)])
@@ -186,7 +192,7 @@ def test_each_layer_has_a_heatmap_beside_the_image(project, evaluated, layers):
 
 
 @pytest.mark.parametrize("wrong", [0, 2])
-def test_fewer_mistakes_than_the_gallery_holds_still_make_sheets(project, evaluated, wrong):
+def test_sheets_are_drawn_if_there_are_fewer_mistakes_than_gallery_size(project, evaluated, wrong):
     _, test, _ = evaluated
     predicted = test.labels.copy()
     predicted[:wrong] += 1
@@ -204,7 +210,7 @@ def test_fewer_mistakes_than_the_gallery_holds_still_make_sheets(project, evalua
 
 def test_an_empty_heatmap_leaves_the_image_grey_and_the_peak_is_bright():
     image = np.full((1, 2, 2, 3), 200, np.uint8)
-    overlaid = gradcam.overlay(image, np.array([[[0.0, 0.0], [0.0, 1.0]]], np.float32))
+    overlaid = overlay(image, np.array([[[0.0, 0.0], [0.0, 1.0]]], np.float32))
     assert np.abs(overlaid[0, 0, 0].astype(int) - 100).max() <= 2
     assert overlaid[0, 1, 1].min() > 170 and overlaid[0, 1, 1].argmin() == 2  # yellow: blue is its least
 
@@ -228,10 +234,82 @@ def test_a_missing_input_is_named(project, stage, path):
         stage.main()
 
 
-def test_a_model_of_another_data_set_is_not_evaluated(project):
-    save_classes([f"shape{k}" for k in range(10)])
-    with pytest.raises(InputError, match="the model tells airplane, .* apart"):
-        evaluate.main()
+def test_evaluate_prints_the_accuracy_the_mistakes_and_the_weakest_classes(project, evaluated, capsys):
+    evaluate.main()
+    _, test, logits = evaluated
+    hits = logits.argmax(1) == test.labels
+    accuracies = {name: hits[test.labels == k].mean() for k, name in enumerate(CLASSES)}
+    weakest = sorted(CLASSES, key=accuracies.get)[:3]  # of equal ones in the order of the classes
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == (
+        f"test accuracy {hits.mean():.4f}: {40 - hits.sum()} of 40 wrong; weakest classes: "
+        + ", ".join(f"{name} {accuracies[name]:.3f}" for name in weakest)
+    )
+    named = ("metrics/evaluate.json", "data/predictions.npz", "plots/evaluate/confusion.csv", "class_accuracy.csv")
+    assert second == f"written: {', '.join(named)}"
+
+
+def test_a_flawless_model_has_no_weakest_classes():
+    by_class = pd.DataFrame({"class": CLASSES, "accuracy": [1.0] * 10})
+    scores = {"accuracy": 1.0, "wrong": 0, "images": 10_000, "tta_accuracy": 0.5}
+    assert evaluate.result_line(scores, by_class) == (
+        "test accuracy 1.0000: 0 of 10,000 wrong; 0.5000 with test-time augmentation"
+    )
+
+
+def test_a_class_without_test_images_is_not_among_the_weakest():
+    by_class = pd.DataFrame({"class": CLASSES, "accuracy": [np.nan, 0.9387, 0.5] + [1.0] * 7})
+    line = evaluate.result_line({"accuracy": 0.9387, "wrong": 613, "images": 10_000}, by_class)
+    assert line == "test accuracy 0.9387: 613 of 10,000 wrong; weakest classes: bird 0.500, automobile 0.939"
+
+
+def test_the_files_that_were_written_are_named(project, capsys):
+    misclassified.main()
+    gradcam.main()
+    written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
+    mistakes = len(pd.read_csv("data/misclassified.csv"))
+    assert written == [
+        f"written: data/misclassified.csv ({mistakes} mistakes), plots/misclassified/gallery.png, correct.png, "
+        "confused_pairs.csv",
+        "written: plots/gradcam/misclassified.png, correct.png",
+    ]
+
+
+@pytest.mark.parametrize("stage", [evaluate, gradcam])
+def test_a_model_of_another_data_set_is_refused(project, stage):
+    misclassified.main()
+    save_classes([*CLASSES[:9], "\x1b[31mlorry"])
+    expected = "class 9 of the model is truck, class 9 of the data set is \\x1b[31mlorry; run `dvc repro train`"
+    with pytest.raises(InputError) as caught:
+        stage.main()
+    assert str(caught.value) == expected
+
+
+def test_a_layer_that_the_model_on_disk_lacks_is_named(project):
+    misclassified.main()
+    values = read_yaml(ROOT / "params.yaml")
+    resnet = {"name": "resnet18", "norm": "batch", "strides": [1, 2, 2, 2], "pool": 4}
+    YAML().dump(values | {"model": resnet, "gradcam": values["gradcam"] | {"layers": ["layer4"]}}, Path("params.yaml"))
+    with pytest.raises(
+        InputError, match="layers names 'layer4', but the trained model has prep, layer1, layer2, layer3;"
+    ):
+        gradcam.main()
+
+
+HOSTILE = ["$\\bad$", "$x^2$", "\x1b[31mred", "x" * 40_000, "\u202eevil", "\u732b", "a\tb", "_{}^", "'\"", "=1+1"]
+
+
+def test_any_class_names_make_sheets_and_print_no_control_characters(project, capsys):
+    save_classes(HOSTILE)
+    card = json.loads(Path("models/model.json").read_text())
+    Path("models/model.json").write_text(json.dumps(card | {"classes": HOSTILE}))
+    for stage in (evaluate, misclassified, gradcam):
+        stage.main()
+    printed = capsys.readouterr().out
+    assert all(character.isprintable() or character == "\n" for character in printed)
+    assert max(map(len, printed.splitlines())) < 300
+    assert pd.read_csv("data/misclassified.csv", keep_default_na=False).label_name.isin(HOSTILE).all()
+    assert read_png("plots/misclassified/gallery.png").shape[1] < 3000
 
 
 def test_misclassified_starts_without_torch_and_evaluate_without_matplotlib():

@@ -1,15 +1,22 @@
 """Checkpoints: kept whole, told apart, held by one process at a time."""
 
+import hashlib
+import io
 import multiprocessing
 import os
+import pickle
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from specs import AIRNET, GREY, trainer_spec
 
 from cifar.system.process import InputError
 from cifar.training.checkpoint import Checkpoints, fingerprint
+from cifar.training.loop import resume
+from cifar.training.trainer import build_trainer
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +60,57 @@ def test_a_damaged_one_is_set_aside_for_the_one_before(root, damage, capsys):
     assert checkpoints.load()["history"][0]["epoch"] == 1
     assert "damaged" in capsys.readouterr().err
     assert newest.with_suffix(".damaged").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+WHOLE = {"epoch": 2, "trained_on": [{"epochs": [1, 2], "environment": {}}], "state": {}}
+FOREIGN = {
+    "empty": b"",
+    "text": b"hello",
+    "pickle": pickle.dumps(Evil()),
+    "planted": saved(Evil()),
+    "numbers": saved([1, 2]),
+    "nothing": saved({}),
+    "no state": saved({"epoch": 2, "trained_on": WHOLE["trained_on"]}),
+    "state of another type": saved(WHOLE | {"state": [1]}),
+    "epoch of another type": saved(WHOLE | {"epoch": "2"}),
+    "environments of another form": saved(WHOLE | {"trained_on": [{"epochs": 2}]}),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_other_content_with_the_right_hash_is_set_aside_and_never_executed(root, content, capsys, tmp_path):
+    checkpoints = Checkpoints("a", {})
+    checkpoints.save(1, state_of(1))
+    path = checkpoints.folder / f"00002-{hashlib.sha256(content).hexdigest()}.pt"
+    path.write_bytes(content)
+    assert checkpoints.load()["history"][0]["epoch"] == 1
+    assert f"warning: checkpoint {path} is damaged; set aside" in capsys.readouterr().err
+    assert path.with_suffix(".damaged").exists() and not Path("executed").exists()
+
+
+def test_a_state_that_does_not_fit_is_set_aside_with_a_line(root):
+    for state in {}, {"network": {}, "history": []}, state_of(1):
+        checkpoints = Checkpoints("a", {})
+        checkpoints.save(1, state)
+        trainer = build_trainer(trainer_spec(model=AIRNET), GREY, np.zeros((8, 32, 32, 3), np.uint8))
+        with pytest.raises(
+            InputError, match=r"\.pt does not fit this training and is set aside; run `dvc repro` again"
+        ):
+            resume(checkpoints, trainer, None)
+        assert checkpoints.load() is None
+        checkpoints.discard()
+        checkpoints._lock.close()
 
 
 def test_a_folder_that_another_process_deletes_while_old_ones_are_pruned_is_no_hindrance(root, monkeypatch):

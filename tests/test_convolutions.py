@@ -80,8 +80,10 @@ def test_on_small_maps_in_bfloat16_equals_direct_convolution_in_double_precision
     size, width_in, width, bias, amx, monkeypatch
 ):
     monkeypatch.setattr("cifar.nn.convolutions.has_amx", lambda: amx)
-    monkeypatch.setattr("cifar.nn.convolutions.CHUNK", 2 * 9 * width_in * size * size)  # two images at a time
-    calls = count_calls(monkeypatch, "cifar.nn.convolutions._weight_gradient", "cifar.nn.convolutions._product")
+    monkeypatch.setattr("cifar.nn.convolutions.CHUNK_NUMBERS", 2 * 9 * width_in * size * size)  # two images at a time
+    calls = count_calls(
+        monkeypatch, "cifar.nn.convolutions._weight_gradient", "cifar.nn.convolutions._convolve_by_product"
+    )
     torch.manual_seed(0)
     ours = Conv3x3(width_in, width, bias=bias)
     direct = torch.nn.Conv2d(width_in, width, 3, padding=1, bias=bias).double()
@@ -91,7 +93,7 @@ def test_on_small_maps_in_bfloat16_equals_direct_convolution_in_double_precision
     images, cotangent = (torch.randn(5, channels, size, size).bfloat16() for channels in (width_in, width))
     with torch.autocast("cpu", torch.bfloat16):
         found = run(ours, images, cotangent)
-    assert calls == {"_weight_gradient": 1, "_product": 2 * (width == 512)}
+    assert calls == {"_weight_gradient": 1, "_convolve_by_product": 2 * (width == 512)}
     assert [values.dtype for values in found] == [torch.bfloat16, torch.bfloat16, *[torch.float32] * (1 + bias)]
     for values, expected in zip(found, run(direct, images.double(), cotangent.double()), strict=True):
         assert (values - expected).abs().max() < 2**-8 * expected.abs().max()  # half a unit in bfloat16's last place

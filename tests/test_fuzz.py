@@ -3,6 +3,8 @@
 FUZZ=20000 sets the number of damaged files for all loaders together; every case can be repeated by its number.
 """
 
+import io
+import json
 import os
 import random
 import time
@@ -12,11 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from specs import AIRNET, GREY
 
-from cifar.config.params import check_params, read_yaml
-from cifar.results.predictions import Predictions, load_predictions, save_predictions
-from cifar.system.files import read_array, write_array
+from cifar.config.params import check_params, read_section, read_yaml
+from cifar.data.splits import load_classes, load_statistics, save_classes
+from cifar.nn.networks import build_network
+from cifar.nn.saved import Model, load_model, save_model
+from cifar.results.predictions import (
+    Predictions,
+    find_mistakes,
+    load_mistakes,
+    load_predictions,
+    save_mistakes,
+    save_predictions,
+)
+from cifar.system.files import read_array, sha256, write_array, write_json
 from cifar.system.process import LONGEST, InputError, one_line
+from cifar.training.checkpoint import parse_checkpoint
+from cifar.training.lr_sweep import Suggestion
 
 ROOT = Path(__file__).parents[1]
 CASES = int(os.environ.get("FUZZ", 400))
@@ -70,7 +86,76 @@ def whole_predictions(path: Path) -> Callable[[], object]:
     return lambda: load_predictions(LABELS, path)
 
 
-LOADERS = {"params.yaml": whole_params, "images.npy": whole_images, "predictions.npz": whole_predictions}
+def whole_mistakes(path: Path) -> Callable[[], object]:
+    predictions = Predictions(np.eye(6, 10, dtype=np.float32), LABELS[::-1].copy(), LABELS)
+    save_mistakes(predictions, find_mistakes(predictions), list("abcdefghij"), path)
+    return lambda: load_mistakes(predictions, path)
+
+
+def whole_classes(path: Path) -> Callable[[], object]:
+    save_classes([f"class {k}" for k in range(10)], path.parent)
+    return lambda: load_classes(path.parent)
+
+
+def whole_statistics(path: Path) -> Callable[[], object]:
+    channels = {"red": 0.4914008209, "green": 0.4821589961, "blue": 0.4465308871}
+    write_json(path, {"images": 50000, "mean": channels, "std": channels})
+    return lambda: load_statistics(path)
+
+
+def whole_suggestion(path: Path) -> Callable[[], object]:
+    write_json(path, {"lr_max": 0.0137, "lr_min": 0.00104, "steps": 60})
+    return lambda: read_section(path, Suggestion)
+
+
+def save_tiny_model(folder: Path) -> None:
+    save_model(Model(build_network(AIRNET, seed=0), GREY, list("abcdefghij")), AIRNET, {"threads": 1}, folder=folder)
+
+
+def whole_card(path: Path) -> Callable[[], object]:
+    save_tiny_model(path.parent)
+    return lambda: load_model(path.parent)
+
+
+def whole_weights(path: Path) -> Callable[[], object]:
+    """The card's SHA-256 follows the damaged weights, so that their content is looked at too."""
+    save_tiny_model(path.parent)
+    card = path.with_name("model.json")
+    values = json.loads(card.read_text())
+
+    def load() -> object:
+        card.write_text(json.dumps(values | {"sha256": sha256(path)}))
+        return load_model(path.parent)
+
+    return load
+
+
+def whole_checkpoint(path: Path) -> Callable[[], object]:
+    """Loading deletes nothing: a damaged checkpoint is renamed, and there is no state."""
+    buffer = io.BytesIO()
+    state = {"network": {"weight": torch.arange(9.0)}, "history": [{"epoch": 1, "val_accuracy": 0.5}]}
+    torch.save({"epoch": 1, "trained_on": [{"epochs": [1, 1], "environment": {}}], "state": state}, buffer)
+    path.write_bytes(buffer.getvalue())
+
+    def load() -> None:
+        if parse_checkpoint(path.read_bytes()) is None:
+            raise InputError("set aside as damaged")
+
+    return load
+
+
+LOADERS = {
+    "params.yaml": whole_params,
+    "images.npy": whole_images,
+    "predictions.npz": whole_predictions,
+    "misclassified.csv": whole_mistakes,
+    "classes.txt": whole_classes,
+    "stats.json": whole_statistics,
+    "lr_find.json": whole_suggestion,
+    "model.json": whole_card,
+    "model.safetensors": whole_weights,
+    "checkpoint.pt": whole_checkpoint,
+}
 
 
 @pytest.mark.parametrize("name", LOADERS)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from cifar.training.lr_sweep import suggest, sweep
+from cifar.training.lr_sweep import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 
 
@@ -51,6 +51,34 @@ def test_the_first_losses_do_not_stop_it():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_stops_at_a_loss_that_is_not_finite_and_leaves_it_out(bad):
     assert curve_of([2.0, 1.0, bad, 1.0])["loss"].tolist() == [2.0, 1.0]
+
+
+LRS = np.geomspace(1e-3, 1.0, 61)
+
+
+@pytest.mark.parametrize(
+    ("lr_max", "lr_min", "warned"),
+    [
+        (0.3, 0.01, []),
+        (1.0, 0.01, ["lr_max 1 is the range's highest rate", "raise lr_find.lr_end"]),
+        (0.3, 0.0011, ["lr_min 0.0011 is at the range's start", "lower lr_find.lr_start"]),
+        (1.0, 0.001, ["lr_max 1 is", "lr_min 0.001 is"]),
+    ],
+)
+def test_a_suggestion_at_an_end_of_the_range_is_warned_of(lr_max, lr_min, warned):
+    warning = at_the_ends({"lr_max": lr_max, "lr_min": lr_min}, LRS)
+    assert all(words in warning for words in warned) and bool(warning) == bool(warned)
+
+
+def test_without_a_suggestion_there_is_no_warning():
+    assert at_the_ends({}, LRS) == ""
+
+
+def test_a_loss_that_falls_to_the_last_rate_is_warned_of():
+    curve = curve_of(np.linspace(2.3, 1.0, 61), LRS)
+    assert "lr_max 1 is the range's highest rate" in at_the_ends(suggest(curve), LRS)
+    curve = curve_of(np.linspace(2.3, 1.0, 61).tolist()[:50] + [9.0] * 11, LRS)
+    assert at_the_ends(suggest(curve), LRS) == ""
 
 
 def test_each_rate_is_used_once_in_order():

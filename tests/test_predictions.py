@@ -1,4 +1,4 @@
-"""Predictions and mistakes: whole on disk or refused, and in the promised order."""
+"""Predictions and mistakes: files are loaded whole or refused, and the order is the promised one."""
 
 import zipfile
 
@@ -13,12 +13,15 @@ from cifar.results.predictions import (
     load_predictions,
     save_mistakes,
     save_predictions,
+    spread_over_classes,
 )
 from cifar.system.process import InputError
 
+CLASSES = [f"class{k}" for k in range(10)]
+
 
 def predict_with(confidences: list[float], predicted: list[int], labels: list[int]) -> Predictions:
-    """Predictions whose softmax gives the predicted class its confidence and the nine others equal shares."""
+    """Predictions whose softmax gives the predicted class its confidence, and the other nine classes equal shares."""
     logits = np.repeat(np.log((1 - np.array(confidences)) / 9)[:, None], 10, axis=1)
     logits[np.arange(len(predicted)), predicted] = np.log(confidences)
     return Predictions(logits.astype(np.float32), np.array(labels, np.uint8), np.array(predicted, np.uint8))
@@ -31,8 +34,8 @@ def predictions() -> Predictions:
 
 def test_what_was_saved_is_loaded(predictions, tmp_path):
     save_predictions(predictions, tmp_path / "predictions.npz")
-    found = load_predictions(predictions.labels, tmp_path / "predictions.npz")
-    for ours, expected in zip(found, predictions, strict=True):
+    loaded = load_predictions(predictions.labels, tmp_path / "predictions.npz")
+    for ours, expected in zip(loaded, predictions, strict=True):
         assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
 
 
@@ -44,17 +47,17 @@ def test_the_file_is_that_of_numpy_and_holds_no_clock_time(predictions, tmp_path
         assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def test_a_damaged_byte_is_never_believed(predictions, tmp_path):
+def test_a_damaged_byte_never_changes_what_is_loaded(predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     save_predictions(predictions, path)
     whole = path.read_bytes()
-    for place in range(0, len(whole), 3):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+    for offset in range(0, len(whole), 3):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
         try:
-            found = load_predictions(predictions.labels, path)
-        except (InputError, OSError):  # both end in one line
+            loaded = load_predictions(predictions.labels, path)
+        except (InputError, OSError):  # both are shown as one line
             continue
-        assert all(np.array_equal(ours, expected) for ours, expected in zip(found, predictions, strict=True))
+        assert all(np.array_equal(ours, expected) for ours, expected in zip(loaded, predictions, strict=True))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"hello", b"\x93NUMPY\x01\x00"])
@@ -67,12 +70,12 @@ def test_a_file_that_is_no_archive_is_damaged(content, predictions, tmp_path):
 
 def test_pickles_are_not_opened(predictions, tmp_path):
     path = tmp_path / "predictions.npz"
-    np.savez(path, **predictions._replace(labels=np.array([print], dtype=object))._asdict())
+    np.savez(path, logits=predictions.logits, labels=np.array([print], dtype=object), predictions=predictions.predicted)
     with pytest.raises(InputError, match="is damaged"):
         load_predictions(predictions.labels, path)
 
 
-def test_predictions_of_other_images_are_refused(predictions, tmp_path):
+def test_predictions_for_other_images_are_refused(predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     labels = predictions.labels
     with pytest.raises(InputError, match="predictions.npz is missing; run `dvc repro`"):
@@ -82,7 +85,7 @@ def test_predictions_of_other_images_are_refused(predictions, tmp_path):
         load_predictions(labels[:4], path)
     with pytest.raises(InputError, match="the labels of other test images"):
         load_predictions(labels[::-1], path)
-    save_predictions(predictions._replace(predictions=predictions.predictions + 1), path)
+    save_predictions(predictions._replace(predicted=predictions.predicted + 1), path)
     with pytest.raises(InputError, match="predictions that its logits do not give"):
         load_predictions(labels, path)
     save_predictions(predictions._replace(logits=predictions.logits * np.nan), path)
@@ -90,36 +93,41 @@ def test_predictions_of_other_images_are_refused(predictions, tmp_path):
         load_predictions(labels, path)
 
 
-def test_mistakes_come_most_confident_first(predictions):
+def test_the_most_confident_mistake_is_first(predictions):
     assert find_mistakes(predictions).tolist() == [2, 4, 1]
 
 
-def test_mistakes_that_read_equally_confident_come_by_index():
+def test_mistakes_whose_rounded_confidences_are_equal_are_sorted_by_index():
     predictions = predict_with([0.9, 0.7000004, 0.7000001, 0.7000003], predicted=[1] * 4, labels=[0] * 4)
     assert predictions.confidences().tolist() == [0.9, 0.7, 0.7, 0.7]
     assert find_mistakes(predictions).tolist() == [0, 1, 2, 3]
 
 
-def test_correct_images_come_class_after_class():
+def test_in_a_gallery_the_true_classes_take_turns():
     predictions = predict_with(
         [0.5, 0.9, 0.8, 0.6, 0.7, 0.99, 0.3], predicted=[2, 2, 7, 2, 7, 0, 4], labels=[2, 2, 7, 2, 7, 1, 4]
     )
-    # The surest of the classes 2, 4 and 7, the second of 2 and 7, the third of 2; image 5 is a mistake.
-    assert find_correct(predictions).tolist() == [1, 6, 2, 3, 4, 0]
+    assert find_correct(predictions).tolist() == [1, 2, 4, 3, 0, 6]  # image 5 is a mistake
+    # The most confident of classes 2, 4 and 7, the second of 2 and 7, the third of 2.
+    assert spread_over_classes(predictions, find_correct(predictions)).tolist() == [1, 6, 2, 3, 4, 0]
+    assert spread_over_classes(predictions, find_mistakes(predictions)).tolist() == [5]
 
 
 def test_the_table_of_mistakes_is_what_the_contract_says(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
-    save_mistakes(predictions, find_mistakes(predictions), path)
-    assert path.read_text() == "index,label,predicted,confidence\n2,4,2,0.99\n4,9,3,0.8\n1,0,1,0.5\n"
+    save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
+    assert path.read_text() == (
+        "index,label,predicted,confidence,label_name,predicted_name\n"
+        "2,4,2,0.99,class4,class2\n4,9,3,0.8,class9,class3\n1,0,1,0.5,class0,class1\n"
+    )
     assert load_mistakes(predictions, path).tolist() == [2, 4, 1]
 
 
 def test_a_table_without_mistakes_is_a_table(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
-    flawless = predictions._replace(labels=predictions.predictions)
-    save_mistakes(flawless, find_mistakes(flawless), path)
-    assert path.read_text() == "index,label,predicted,confidence\n"
+    flawless = predictions._replace(labels=predictions.predicted)
+    save_mistakes(flawless, find_mistakes(flawless), CLASSES, path)
+    assert path.read_text() == "index,label,predicted,confidence,label_name,predicted_name\n"
     assert load_mistakes(flawless, path).tolist() == []
 
 
@@ -141,6 +149,6 @@ def test_a_table_of_other_predictions_is_refused(predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
     with pytest.raises(InputError, match="misclassified.csv is missing; run `dvc repro`"):
         load_mistakes(predictions, path)
-    save_mistakes(predictions, find_mistakes(predictions), path)
+    save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
     with pytest.raises(InputError, match="is of other predictions; run `dvc repro misclassified`"):
-        load_mistakes(predictions._replace(predictions=predictions.predictions[::-1]), path)
+        load_mistakes(predictions._replace(predicted=predictions.predicted[::-1]), path)

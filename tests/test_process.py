@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,29 @@ def test_progress_is_silent_without_a_terminal():
     counted = "from cifar.system.process import progress; print(sum(progress(range(4), 4, 'count', 'number')))"
     ended = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("6\n", "")
+
+
+def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
+    clock = iter(range(0, 1000, 25))  # seconds, at the start and after each step
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    bar = progress(None, 8, "train", "steps")
+    with bar:
+        for _ in range(8):
+            bar.set_postfix(refresh=False, loss="0.512")
+            bar.update(1)
+            bar.write("an epoch")
+    written = capsys.readouterr()
+    assert written.err.splitlines() == [
+        "train: 38% of 8 steps, 2 min left, loss 0.512",  # after 75 s of 200 s
+        "train: 75% of 8 steps, 1 min left, loss 0.512",
+    ]
+    assert written.out == "an epoch\n" * 8
+
+
+def test_progress_without_a_known_end_counts(monkeypatch, capsys):
+    monkeypatch.setattr("cifar.system.process.LINE_SECONDS", 0)
+    progress(None, None, "archive", "B", unit_scale=True, initial=1000).update(500)
+    assert capsys.readouterr().err == "archive: 1,500 B\n"
 
 
 class Terminal(io.StringIO):

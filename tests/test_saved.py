@@ -136,5 +136,5 @@ def test_weights_that_are_not_finite_are_refused(copied, value):
 def test_a_card_of_another_network_is_refused(copied, change):
     card = json.loads((copied / "model.json").read_text())
     (copied / "model.json").write_text(json.dumps(card | change))
-    with pytest.raises(InputError, match="does not fit .*model.json"):
+    with pytest.raises(InputError, match=r"model.json is damaged, network.*; delete it and run `make repro`"):
         load_model(copied)

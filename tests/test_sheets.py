@@ -1,6 +1,10 @@
+"""Sheets of images: every pixel, caption and label is where it belongs, whatever the captions say."""
+
+import matplotlib
 import matplotlib.image
 import numpy as np
 import pytest
+from pixels import MATPLOTLIBRC
 
 from cifar.results.sheets import draw_sheet
 
@@ -82,19 +86,65 @@ def test_captions_side_by_side_stand_on_the_same_lines(tmp_path):
     captions = ["true: eel\npredicted: frog", "true: eagle\nx", "true: lily\npredicted: cat"]  # an l in each first line
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions=captions)
     sheet = pixels(tmp_path / "sheet.png")
-    places = [boxes(sheet, colour) for colour in COLOURS]
-    inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in places]
+    images = [boxes(sheet, colour) for colour in COLOURS]
+    inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in images]
     tops = [np.flatnonzero(ink.any(axis=1)).min() for ink in inks]  # of the l
     assert len(set(tops)) == 1
 
 
-def test_the_same_sheet_has_the_same_bytes(tmp_path):
-    for name in ("one.png", "other.png"):
-        draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", captions=["a", "b", "c"])
+def draw_captions(path, *captions: str, **options) -> np.ndarray:
+    """A sheet with a white image for each caption, side by side."""
+    images = np.full((len(captions), 32, 32, 3), 255, np.uint8)
+    draw_sheet(path, images, len(captions), "Title", captions=captions, **options)
+    return pixels(path)
+
+
+def test_each_line_of_a_caption_has_its_colour(tmp_path):
+    images = np.full((2, 32, 32, 3), 255, np.uint8)
+    captions, colours = ["one\ntwo\nthree", "one\ntwo\nthree"], ["#1a7f37", "#b3261e"]
+    draw_sheet(tmp_path / "sheet.png", images, 2, "Title", captions=captions, caption_colours=colours)
+    sheet = pixels(tmp_path / "sheet.png")
+    rows = [np.flatnonzero((sheet == colour).all(axis=2).any(axis=1)) for colour in ([26, 127, 55], [179, 38, 30])]
+    black = np.flatnonzero((sheet[100:] == 0).all(axis=2).any(axis=1)) + 100  # the title is above
+    assert rows[0].max() < rows[1].min() and rows[1].max() < black.min()
+
+
+def test_dollar_signs_and_backslashes_are_drawn_as_they_are(tmp_path):
+    draw_captions(tmp_path / "bad.png", "$\\bad$", "$x$", "_^{}%#&")  # matplotlib knows no \\bad
+    widths = []
+    for text in ("x", "$x$"):
+        ink = (draw_captions(tmp_path / "x.png", text)[60:] < 128).any(axis=(0, 2))  # without the title
+        widths.append(np.ptp(np.flatnonzero(ink)))
+    assert widths[1] > widths[0] + 10
+
+
+def test_control_characters_are_escaped(tmp_path):
+    raw = draw_captions(tmp_path / "sheet.png", "a\x1b[31mb\u202e\x07")
+    assert np.array_equal(raw, draw_captions(tmp_path / "sheet.png", "a\\x1b[31mb\\u202e\\x07"))
+
+
+def test_a_letter_that_the_font_lacks_is_drawn_without_a_warning(tmp_path, recwarn):
+    draw_captions(tmp_path / "sheet.png", "\u732b")  # cat, in Chinese
+    assert not recwarn
+
+
+def test_a_caption_of_40_000_letters_is_shortened(tmp_path):
+    long = draw_captions(tmp_path / "sheet.png", "a" * 40_000 + "b", "c")
+    assert np.array_equal(long, draw_captions(tmp_path / "sheet.png", "a" * 20 + " ... " + "a" * 19 + "b", "c"))
+    draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Title", row_labels=["a" * 40_000])
+    assert pixels(tmp_path / "sheet.png").shape[1] < 1000
+
+
+def test_the_same_sheet_has_the_same_bytes_whatever_matplotlibrc_says(tmp_path):
+    for name, settings in ("one.png", {}), ("other.png", {}), ("third.png", MATPLOTLIBRC):
+        with matplotlib.rc_context(settings):
+            draw_sheet(tmp_path / name, plain(COLOURS), 2, "Three", captions=["a", "b", "c"], row_labels=["d", "e"])
+            assert matplotlib.rcParams["font.size"] == settings.get("font.size", 10)  # the user's settings come back
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "other.png").read_bytes()
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "third.png").read_bytes()
 
 
-@pytest.mark.parametrize("captions", [[], None])
+@pytest.mark.parametrize("captions", [[], ()])
 def test_a_sheet_without_images_is_its_title(tmp_path, captions):
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS)[:0], 5, "No mistakes", captions=captions)
     assert (pixels(tmp_path / "sheet.png") < 128).any()

@@ -1,5 +1,6 @@
 """What training looks at, what it says of itself, which weights it keeps and what it freezes."""
 
+import io
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from specs import AIRNET, GREY, LOSS, SGD, changed, trainer_spec
+from tqdm import tqdm
 
 from cifar.config.params import read_yaml
 from cifar.config.schema import ModelSpec, Proxy
@@ -18,9 +20,9 @@ from cifar.nn.summary import summary
 from cifar.system.process import InputError
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.hardest import build_filter
-from cifar.training.loop import LoopSpec, fit, summarise
+from cifar.training.loop import LoopSpec, fit, measure, summarise, watch
 from cifar.training.schedules import Plan
-from cifar.training.trainer import build_trainer
+from cifar.training.trainer import Step, build_trainer
 
 ROOT = Path(__file__).parents[1]
 PLAIN = trainer_spec(optimizer=changed(SGD, weight_decay=0.0), loss=changed(LOSS, label_smoothing=0.0))
@@ -41,6 +43,31 @@ def few_images(tmp_path, monkeypatch) -> Split:
     monkeypatch.delenv("DVC_ROOT", raising=False)
     random = np.random.default_rng(0)
     return Split(random.integers(0, 256, (8, 32, 32, 3), np.uint8), np.arange(8, dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("count", "images"), [(7, 100), (32, 2000), (3, 2)])
+def test_the_bar_moves_by_whole_images_and_ends_at_their_number(count, images):
+    steps = [Step(objective=0.5, penalty=0.0, loss=10.0, correct=3, images=20, lr=0.1)] * count
+    terminal = io.StringIO()
+    with tqdm(total=images, file=terminal, mininterval=0, miniters=1, ascii=True) as bar:
+        seen = [bar.n for _ in watch(steps, bar, images, count)]
+        assert bar.n == images and all(isinstance(n, int) for n in seen) and seen == sorted(seen)
+        assert seen[-1] == images and seen[0] == images // count
+    assert "clamping" not in terminal.getvalue() and "<-" not in terminal.getvalue()
+
+
+def test_validation_has_a_bar_of_its_own(few_images, monkeypatch):
+    bars = []
+
+    def recorded(items, total, label, unit, **options):
+        bars.append((label, unit, total))
+        return items
+
+    monkeypatch.setattr("cifar.nn.inference.progress", recorded)
+    trainer = build_trainer(PLAIN, GREY, few_images.images)
+    measure(trainer, few_images, "val")
+    measure(trainer, few_images, "train")
+    assert bars == [("validate", "batch", 1), ("score the training images", "batch", 1)]
 
 
 def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_images):

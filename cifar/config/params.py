@@ -2,13 +2,16 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from cifar.config.schema import Params
+from cifar.system.files import read_json
 from cifar.system.process import InputError
+
+AnySection = TypeVar("AnySection", bound=BaseModel)
 
 SHOWN = 80  # characters of a value or a key in a message
 LARGEST = 100_000  # values in a YAML file; dvc.lock and the longest augmentation have a few hundred
@@ -100,6 +103,20 @@ def _show(value: Any) -> str:
         return _clip(repr(value))
     except ValueError:  # more digits than Python writes
         return "a number of thousands of digits"
+
+
+def read_section(path: str | Path, section: type[AnySection]) -> AnySection:
+    """The JSON file at `path` as a section of a schema; raises InputError if it is missing or holds other values."""
+    values = read_json(path)
+    try:
+        return section.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"])) or "it"
+        message = problem["msg"].removeprefix("Value error, ")
+        raise InputError(
+            f"{path} is damaged, {key}: {message[0].lower()}{message[1:]}; delete it and run `make repro`"
+        ) from None
 
 
 def check_params(values: dict[str, Any], source: str) -> Params:

@@ -16,10 +16,19 @@ LAYERS = {  # where Grad-CAM can look, shallow to deep
 }
 
 
+SMALLEST_STD = 1e-9  # of a billion equal pixels and one that differs by one level it is 1.2e-7
+
+
 class Section(BaseModel):
     """A mapping with known keys. Values must have the right YAML type: nothing is converted, except int to float."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Result(Section):
+    """The part that a stage reads of a JSON file that another stage has written; the other keys do not matter."""
+
+    model_config = ConfigDict(extra="ignore")
 
 
 def _learning_rate(value: Any) -> float | str:
@@ -34,6 +43,8 @@ def _peak_momentum(value: Any) -> float | str:
     raise ValueError("a number from 0 to below 1, or same for the optimizer's own")
 
 
+Mean = Annotated[float, Field(ge=0, le=1)]  # of values in [0, 1]
+Std = Annotated[float, Field(ge=SMALLEST_STD, le=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]

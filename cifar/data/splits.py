@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cifar.system.files import check_checksums, missing, read_array, read_json, write_array, write_checksums, write_text
+from cifar.config.params import read_section
+from cifar.config.schema import Mean, Result, Std
+from cifar.system.files import check_checksums, missing, read_array, write_array, write_checksums, write_text
 from cifar.system.process import InputError
 
 if TYPE_CHECKING:
@@ -110,21 +112,27 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[np
     return [order[start : start + batch_size] for start in range(0, count, batch_size)]
 
 
+class Means(Result):
+    red: Mean
+    green: Mean
+    blue: Mean
+
+
+class Deviations(Result):
+    red: Std
+    green: Std
+    blue: Std
+
+
+class StatsFile(Result):
+    """What training needs of metrics/stats.json."""
+
+    mean: Means
+    std: Deviations
+
+
 def load_statistics(path: Path = Path("metrics/stats.json")) -> Statistics:
-    """The statistics of all training pixels; raises InputError when the file is missing or holds something else."""
-    values = read_json(path)
-    channels = "red", "green", "blue"
-    try:
-        mean, std = ([float(values[name][channel]) for channel in channels] for name in ("mean", "std"))
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{path} lacks the channels' mean and std; run `dvc repro stats`") from None
-    statistics = Statistics(tuple(mean), tuple(std))
-    if not are_possible(statistics):
-        raise InputError(f"{path} holds mean {mean} and std {std}, expected means in [0, 1] and deviations above 0")
-    return statistics
-
-
-def are_possible(statistics: Statistics) -> bool:
-    """Can these be the statistics of three channels with values in [0, 1]?"""
-    mean, std = statistics
-    return len(mean) == len(std) == 3 and all(0 <= m <= 1 for m in mean) and all(0 < s <= 1 for s in std)
+    """The statistics of all training pixels; raises InputError if the file is missing or holds other values."""
+    stats = read_section(path, StatsFile)
+    mean, std = ((section.red, section.green, section.blue) for section in (stats.mean, stats.std))
+    return Statistics(mean, std)

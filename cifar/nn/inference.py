@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.data.splits import Statistics
+from cifar.system.process import progress
 
 
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
@@ -24,16 +25,19 @@ def predict(
     precision: torch.dtype = torch.float32,
     augmentation: str = "none",
     batch_size: int = 500,
+    label: str = "predict",
 ) -> np.ndarray:
     """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; afterwards the network's mode is restored.
 
-    With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`.
+    With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`. The
+    progress bar, which appears after a second, is called `label`.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     logits = []
-    for start in range(0, len(images), batch_size):
+    starts = range(0, len(images), batch_size)
+    for start in progress(starts, len(starts), label, "batch", delay=1):
         batch = normalise(torch.from_numpy(images[start : start + batch_size]).to(device), statistics)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             weighted = [weight * network(view).float() for weight, view in views(batch, augmentation)]

@@ -1,4 +1,4 @@
-"""Networks: images (N, 3, 32, 32), normalised, to logits (N, 10)."""
+"""The networks: from normalised images (N, 3, 32, 32) to logits (N, 10)."""
 
 import math
 
@@ -10,44 +10,44 @@ from cifar.config.schema import IMAGE_SIZE, AirNetSpec, CustomResNetSpec, ModelS
 from cifar.nn.convolutions import Conv3x3
 from cifar.nn.norms import NormGELU, NormReLU, build_norm
 
-PATCH = 2  # pixels a side, of what AirNet's first layer whitens
+PATCH = 2  # pixels: the side of the patches that AirNet's first layer whitens
 
 
 class Network(nn.Module):
-    """What training asks of a network beside its logits; most have nothing to say."""
+    """The base of all networks: what training asks of a network apart from its logits. By default, nothing."""
 
     def fit_to(self, images: Tensor) -> None:
-        """Set what training images (N, 3, 32, 32), normalised, decide before training."""
+        """Set the weights that are computed from normalised training images (N, 3, 32, 32) before training."""
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freeze what is not to be trained in an epoch, counted from 0."""
+        """Freeze the parameters that are not trained in this epoch; the first epoch is 0."""
 
     def lr_factors(self) -> dict[Tensor, float]:
-        """How the learning rates of parameters that have one of their own stand to the schedule's."""
+        """The parameters that train at a learning rate of their own, with its ratio to the schedule's."""
         return {}
 
 
 class Residual(nn.Sequential):
-    """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU at one width."""
+    """X + res(X), where res is conv, norm, ReLU, conv, norm, ReLU, all of the same width."""
 
     def __init__(self, width: int):
-        block = Conv3x3(width, width, bias=False), NormReLU(width)
-        again = Conv3x3(width, width, bias=False), NormReLU(width)
-        super().__init__(*block, *again)
+        super().__init__(
+            Conv3x3(width, width, bias=False), NormReLU(width), Conv3x3(width, width, bias=False), NormReLU(width)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + super().forward(x)
 
 
 def downsample(width_in: int, width: int) -> list[nn.Module]:
-    """Convolution, then pooling, then norm and ReLU: half the height and width."""
+    """Convolution, max pooling, norm and ReLU; the output has half the height and width."""
     return [Conv3x3(width_in, width, bias=True, pool=2), NormReLU(width)]
 
 
 class CustomResNet(Network):
     """The custom ResNet of eva4-s11: images (N, 3, 32, 32) to logits (N, 10), 6,574,090 parameters.
 
-    Nearly David Page's ResNet9 (cifar10-fast), from whom the scale of the logits comes.
+    Close to David Page's ResNet9 (cifar10-fast), which also scales its logits.
     """
 
     def __init__(self, spec: CustomResNetSpec):
@@ -70,7 +70,7 @@ class CustomResNet(Network):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and what leads past them: He et al., "Deep Residual Learning" (2016), figure 2."""
+    """Two 3x3 convolutions and a shortcut around them: He et al., "Deep Residual Learning" (2016), figure 2."""
 
     def __init__(self, width_in: int, width: int, stride: int, norm: str):
         super().__init__()
@@ -92,8 +92,8 @@ class BasicBlock(nn.Module):
 class ResNet18(Network):
     """ResNet18 for small images (N, 3, 32, 32): a 3x3 stem without pooling, four layers of two blocks, logits (N, 10).
 
-    `strides` are those of the four layers; `pool` is the side of the average pooling's window at the end. With batch
-    or layer norm 11,173,962 parameters when the pooling leaves one place, 11,189,322 when it leaves 2x2.
+    `strides` has one stride for each layer; `pool` is the side of the final average pooling's window. With batch or
+    layer norm the network has 11,173,962 parameters if the pooling leaves 1x1 features, 11,189,322 if it leaves 2x2.
     """
 
     def __init__(self, spec: ResNet18Spec):
@@ -114,10 +114,10 @@ class ResNet18(Network):
 
 
 class AirGroup(nn.Module):
-    """Convolution, pooling, norm and GELU, then `depth` - 1 further convolutions at the same width.
+    """Convolution, pooling, norm and GELU, then `depth` - 1 more convolutions of the same width.
 
-    The norms have no weights, and each convolution starts as the identity on as many channels as come in. With a depth
-    of 3 the input of the last two is added to their output, before its GELU.
+    The norms' weights are fixed at 1. Each convolution starts as the identity: its first `width_in` outputs are its
+    inputs. With a depth of 3, a shortcut adds the input of the last two convolutions to their output, before the GELU.
     """
 
     def __init__(self, width_in: int, width: int, depth: int, norm_momentum: float):
@@ -141,12 +141,12 @@ class AirGroup(nn.Module):
 class AirNet(Network):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
-    Images (N, 3, 32, 32) to logits (N, 10). Its first layer whitens patches of 2x2 pixels (`fit_to`) and is not trained
-    but for its bias. `whitening_bias` says where that starts (`start`: zero, or random as PyTorch's convolutions), for
-    how many of the first epochs it is trained (`epochs`), and how its learning rate stands to the schedule's
-    (`lr_factor`, see `build_optimizers`). `widths` are those of the three groups. airbench94 is (64, 256, 256) with a
-    depth of 2, of 1,972,792 parameters, 288 of them frozen and 1,152 more the norms' weights; airbench96 is
-    (128, 512, 512) with 3 and, as its source had it last, (128, 384, 512).
+    Images (N, 3, 32, 32) to logits (N, 10). The first layer whitens patches of 2x2 pixels (`fit_to`); only its bias is
+    trained. `whitening_bias` says how that bias starts (`start`: zero, or random as in PyTorch's convolutions), for how
+    many epochs it is trained (`epochs`), and by which factor its learning rate differs from the schedule's
+    (`lr_factor`, see `build_optimizers`). `widths` has one width for each of the three groups. airbench94 has widths
+    (64, 256, 256) and a depth of 2: 1,972,792 parameters. 288 of them are the frozen filters, 1,152 the norms' frozen
+    weights. airbench96 has (128, 512, 512), in its latest version (128, 384, 512), and a depth of 3.
     """
 
     def __init__(self, spec: AirNetSpec):
@@ -166,16 +166,16 @@ class AirNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 24, 31, 31)
-        x = self.layer3(self.layer2(self.layer1(x)))  # 15, 7 and then 3 a side
+        x = self.layer3(self.layer2(self.layer1(x)))  # (N, C, 3, 3), after maps of 15x15 and 7x7
         return self.linear(self.pool(x).flatten(1)) * self.logit_scale
 
     def fit_to(self, images: Tensor) -> None:
-        """Set the first layer's filters: see `whitening_filters`."""
+        """Set the first layer's filters by `whitening_filters`."""
         with torch.no_grad():
             self.prep[0].weight.copy_(whitening_filters(images))
 
     def begin_epoch(self, epoch: int) -> None:
-        """Freeze the first layer's bias but in the epochs for which it is to be trained."""
+        """Train the first layer's bias in the first epochs only, then freeze it."""
         self.prep[0].bias.requires_grad = epoch < self.whitening_bias.epochs
 
     def lr_factors(self) -> dict[Tensor, float]:
@@ -183,11 +183,11 @@ class AirNet(Network):
 
 
 def whitening_filters(images: Tensor) -> Tensor:
-    """Filters (24, 3, 2, 2) whose outputs are uncorrelated and of unit size over the patches of images (N, 3, H, W).
+    """Filters (24, 3, 2, 2) that whiten the patches of images (N, 3, H, W): outputs uncorrelated, of unit variance.
 
-    They are the eigenvectors of the patches' covariance, each divided by the root of its eigenvalue (and of a little
-    more, lest it blow up noise), and their negatives. Page, "How to Train Your ResNet 8" (2019); the form is
-    airbench94's.
+    They are the eigenvectors of the patches' covariance, each divided by the square root of its eigenvalue, and their
+    negatives. A small constant under the root keeps noise from being amplified. Page, "How to Train Your ResNet 8"
+    (2019), in the form of airbench94.
     """
     patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (N, 3, H-1, W-1, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2)

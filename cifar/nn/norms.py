@@ -1,4 +1,4 @@
-"""The networks' norms, and batch norm together with the activation that follows it."""
+"""The networks' norms, and batch norm fused with the activation that follows it."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,54 +9,62 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-CHUNK_FLOATS = 2**20  # gone through at a time: larger chunks fall out of the processor's cache
+CHUNK_FLOATS = 2**20  # processed at a time: a larger chunk does not fit the processor's cache
 
 
 def build_norm(kind: str, width: int) -> nn.Module:
-    """`batch` norm; `layer` norm over (C, H, W), with a weight and bias a channel; or `group` norm of 32 groups.
+    """`batch` norm, `layer` norm over (C, H, W) with one weight and bias a channel, or `group` norm with 32 groups.
 
-    Layer norm in this form is group norm with one group; 32 is the default of Wu & He, "Group Normalization" (2018).
+    This layer norm is group norm with one group. 32 groups are the default of Wu & He, "Group Normalization" (2018).
     """
-    return nn.BatchNorm2d(width) if kind == "batch" else nn.GroupNorm({"layer": 1, "group": 32}[kind], width)
+    if kind == "batch":
+        return nn.BatchNorm2d(width)
+    groups = {"layer": 1, "group": 32}[kind]
+    return nn.GroupNorm(groups, width)
 
 
 class ActivatedNorm(nn.BatchNorm2d):
     """Batch norm, then an activation, on images (N, C, H, W).
 
-    On a processor the backward pass makes the norm's outputs again, part by part, rather than keep them, at an eighth
-    more time for the two: the same bits where the gradient lies in memory as the images do, which in training it does.
+    On a CPU the backward pass recomputes the norm's outputs chunk by chunk, so that they need not be kept. This takes
+    about an eighth more time for norm and activation together. The results have the same bits as PyTorch's if the
+    gradient has the memory format of the images, as it has in training.
     """
 
     activate: Callable[[Tensor], Tensor]
-    pass_back: Callable[..., Tensor]  # the gradient through the activation: of (gradient, inputs, grad_input=)
-    remade_in: Sequence[torch.dtype]  # where keeping the norm's input alone saves memory
+    activate_backward: Callable[..., Tensor]  # the activation's gradient, from (gradient, inputs, grad_input=)
+    recompute_in: Sequence[torch.dtype]  # the precisions in which recomputing saves memory
 
     def forward(self, images: Tensor) -> Tensor:
-        is_remade = images.device.type == "cpu" and images.dtype in self.remade_in
-        if not (is_remade and self.training and torch.is_grad_enabled()):
+        is_recomputed = images.device.type == "cpu" and images.dtype in self.recompute_in
+        if not (is_recomputed and self.training and torch.is_grad_enabled()):
             return self.activate(super().forward(images))
         self.num_batches_tracked.add_(1)
         return _ActivatedNorm.apply(images, self.weight, self.bias, self)
 
 
 class NormReLU(ActivatedNorm):
-    """Batch norm, then ReLU. In bfloat16 the next convolution keeps its inputs, which are all that ReLU needs."""
+    """Batch norm, then ReLU.
+
+    In bfloat16 nothing is saved by recomputing: the next convolution keeps ReLU's outputs, and these are all that
+    ReLU's backward pass needs.
+    """
 
     activate = staticmethod(partial(F.relu, inplace=True))
-    pass_back = staticmethod(partial(torch.ops.aten.threshold_backward.grad_input, threshold=0))
-    remade_in = (torch.float32,)
+    activate_backward = staticmethod(partial(torch.ops.aten.threshold_backward.grad_input, threshold=0))
+    recompute_in = (torch.float32,)
 
 
 class NormGELU(ActivatedNorm):
     """Batch norm, then GELU."""
 
     activate = staticmethod(F.gelu)
-    pass_back = staticmethod(torch.ops.aten.gelu_backward.grad_input)
-    remade_in = torch.float32, torch.bfloat16
+    activate_backward = staticmethod(torch.ops.aten.gelu_backward.grad_input)
+    recompute_in = torch.float32, torch.bfloat16
 
 
 class _ActivatedNorm(Function):
-    """What `norm` does in training with its weight and bias; its running mean and variance follow the batch's."""
+    """`norm` in training mode, then its activation; updates the norm's running mean and variance as PyTorch does."""
 
     @staticmethod
     def forward(context, images: Tensor, weight: Tensor, bias: Tensor, norm: ActivatedNorm) -> Tensor:
@@ -70,12 +78,13 @@ class _ActivatedNorm(Function):
     @once_differentiable
     def backward(context, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, weight, bias, mean, inverse_std = context.saved_tensors
-        again = weight * inverse_std, bias, mean, torch.ones_like(mean), False, 0.0, 0.0
-        passed = torch.empty_like(images)  # what the activation lets through of the gradient
+        as_forward = weight * inverse_std, bias, mean, torch.ones_like(mean), False, 0.0, 0.0
+        norm_gradient = torch.empty_like(images)  # the gradient of the norm's outputs
         chunk = max(1, CHUNK_FLOATS // images[0].numel())
-        for x, given, left in zip(*(t.split(chunk) for t in (images, gradient, passed)), strict=True):
-            outputs, _, _ = torch.native_batch_norm(x, *again)
-            context.norm.pass_back(given, outputs, grad_input=left)
+        for start in range(0, len(images), chunk):
+            part = slice(start, start + chunk)
+            outputs, _, _ = torch.native_batch_norm(images[part], *as_forward)
+            context.norm.activate_backward(gradient[part], outputs, grad_input=norm_gradient[part])
         settings = None, None, mean, inverse_std, True, context.norm.eps, context.needs_input_grad[:3]
-        gradients = torch.ops.aten.native_batch_norm_backward(passed, images, weight, *settings)
+        gradients = torch.ops.aten.native_batch_norm_backward(norm_gradient, images, weight, *settings)
         return *gradients, None

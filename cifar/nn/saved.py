@@ -1,21 +1,24 @@
 """A trained model on disk: its weights, and all that is needed to use them."""
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from cifar.config.schema import ModelSpec
-from cifar.data.splits import Statistics, are_possible
+from cifar.config.params import read_section
+from cifar.config.schema import Mean, ModelSpec, Result, Std
+from cifar.data.splits import Statistics
 from cifar.nn.networks import build_network
-from cifar.system.files import missing, read_json, replacing, write_json
-from cifar.system.process import InputError, is_out_of_memory
+from cifar.system.files import missing, replacing, write_json
+from cifar.system.process import InputError, is_out_of_memory, printable
 
 FOLDER = Path("models")
 
@@ -50,12 +53,42 @@ def save_model(
     write_json(folder / "model.json", card | ({"trained_on": list(trained_on)} if len(trained_on) > 1 else {}))
 
 
+class Card(Result):
+    """What is needed of models/model.json to use a model."""
+
+    network: ModelSpec
+    mean: Annotated[list[Mean], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Std], Field(min_length=3, max_length=3)]
+    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+    @model_validator(mode="after")
+    def _classes_differ(self) -> Card:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two classes have the same name")
+        return self
+
+
+def check_classes(model: Model, classes: Sequence[str]) -> None:
+    """Raise InputError unless the model was trained on these classes."""
+    if len(model.classes) != len(classes):
+        raise InputError(
+            f"the model has {len(model.classes)} classes, the data set has {len(classes)}; run `dvc repro train`"
+        )
+    for number, (of_model, of_data) in enumerate(zip(model.classes, classes, strict=True)):
+        if of_model != of_data:
+            raise InputError(
+                f"class {number} of the model is {printable(of_model)}, class {number} of the data set is "
+                f"{printable(of_data)}; run `dvc repro train`"
+            )
+
+
 def load_model(folder: Path = FOLDER) -> Model:
     """The trained network in eval mode, on the CPU.
 
     Raises InputError when a file is missing or damaged, or when the weights do not fit model.json or are not finite.
     """
-    card, path = read_json(folder / "model.json"), folder / "model.safetensors"
+    card, path = read_section(folder / "model.json", Card), folder / "model.safetensors"
     try:
         content = path.read_bytes()
         weights = load(content)
@@ -63,28 +96,17 @@ def load_model(folder: Path = FOLDER) -> Model:
         raise missing(path) from None
     except SafetensorError as error:
         raise InputError(f"{path} is damaged ({error}); delete it and run `make repro`") from None
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+    if hashlib.sha256(content).hexdigest() != card.sha256:
         raise InputError(
             f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `make repro`"
         )
+    network = build_network(card.network, seed=0)
     try:
-        network = build_network(TypeAdapter(ModelSpec).validate_python(card["network"]), seed=0)
         network.load_state_dict(weights)
-        mean, std = (tuple(float(value) for value in card[name]) for name in ("mean", "std"))
-        model = Model(network.eval(), Statistics(mean, std), [str(name) for name in card["classes"]])
-        is_usable = are_possible(model.statistics) and len(model.classes) == 10
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        RuntimeError,
-        ArithmeticError,
-    ) as error:
+    except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        is_usable = False
-    if not is_usable:
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise InputError(f"{path} holds weights that are not finite; delete it and run `dvc repro train`")
-    return model
+    return Model(network.eval(), Statistics(tuple(card.mean), tuple(card.std)), card.classes)

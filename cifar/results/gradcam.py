@@ -1,23 +1,72 @@
-"""Grad-CAM: where in the image a layer finds what speaks for a class."""
+"""Grad-CAM: heatmaps of the image regions that raise the logit of a class, and their drawing over the images."""
 
+import re
+from collections.abc import Sequence
+
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar.config.schema import GradCAM
+from cifar.nn.inference import normalise
+from cifar.nn.saved import Model
+from cifar.system.process import InputError
+
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
+TARGETS = {"predicted": "predicted", "label": "true"}
+
+
+def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
+    """Strips uint8 (N, H, W', 3): each image, then one heatmap for each layer, for the classes `targets` (N,)."""
+    check_layers(model.network, settings.layers)
+    inputs = normalise(torch.from_numpy(images), model.statistics)
+    classes = torch.from_numpy(targets).long()
+    gap = np.full_like(images[:, :, :1], 255)
+    panels = [images]
+    for layer in settings.layers:
+        panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, method=settings.method))]
+    return np.concatenate(panels, axis=2)
+
+
+def check_layers(network: nn.Module, layers: Sequence[str]) -> None:
+    """Raise InputError if the network lacks one of the layers."""
+    names = {name for name, _ in network.named_modules()}
+    for layer in layers:
+        if layer not in names:
+            available = ", ".join(name for name, _ in network.named_children() if re.fullmatch("prep|layer[0-9]", name))
+            raise InputError(f"gradcam.layers names {layer!r}, but the trained model has {available}; run `dvc repro`")
+
+
+def overlay(images: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, H, W, 3): the grey image and the colours of heatmaps (N, H, W) in [0, 1], half and half."""
+    grey = images @ np.array(LUMA)
+    colours = 255 * matplotlib.colormaps["inferno"](maps)[..., :3]
+    return ((grey[..., None] + colours) / 2).round().astype(np.uint8)
+
+
+def legend(settings: GradCAM) -> str:
+    """A sentence that says what the heatmaps show."""
+    return (
+        f"{METHODS[settings.method]} of {', '.join(settings.layers)} for the {TARGETS[settings.target]} class, "
+        "each map from its least (grey) over purple to its most (yellow)"
+    )
+
 
 def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, *, method: str) -> np.ndarray:
-    """Heatmaps float32 (N, H, W) in [0, 1] of what in `layer` raises the logits of the classes `targets` (N,).
+    """Heatmaps float32 (N, H, W) in [0, 1]: where the activations of `layer` raise the logits of `targets` (N,).
 
-    `images` float32 (N, C, H, W) are normalised; the network is in eval mode, its parameters' gradients stay untouched.
-    `layer` is a submodule's name, such as layer3 or layer1.4. A map that is nowhere positive gives zeros.
+    `images` float32 (N, C, H, W) are normalised. The network is in eval mode; its parameters' gradients do not change.
+    `layer` names a submodule, for example layer3 or layer1.4. A map without a positive value becomes zeros.
 
-    Selvaraju et al., "Grad-CAM", 2017: the layer's activations, weighted and summed over the channels, then ReLU. The
-    rest is as in the package grad-cam 1.5.5: the map is stretched to [0, 1], enlarged bilinearly, stretched again.
+    Selvaraju et al., "Grad-CAM", 2017: the layer's activations are weighted and summed over the channels, then ReLU.
+    As in the package grad-cam 1.5.5, the map is stretched to [0, 1], enlarged bilinearly, and stretched again.
     """
     activations, logits = _run(network, images, layer)
     (gradients,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), activations)
-    activations = activations.detach()  # (N, K, h, w), as the gradients
+    activations = activations.detach()  # (N, K, h, w), like the gradients
     weights = CHANNEL_WEIGHTS[method](activations, gradients)  # (N, K)
     maps = torch.einsum("nk,nkhw->nhw", weights, activations).relu()
     enlarged = F.interpolate(_stretch(maps)[:, None], images.shape[2:], mode="bilinear", align_corners=False)
@@ -25,12 +74,12 @@ def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, *,
 
 
 def _run(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """The activations of `layer`, for which gradients can be asked, and the logits that come of them."""
+    """The activations of `layer`, ready for autograd, and the logits that depend on them."""
     kept = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         kept.append(output.detach().requires_grad_())
-        return kept[-1].clone()  # what follows goes on with a copy: it may be a ReLU that works in place
+        return kept[-1].clone()  # the next layer gets a copy, since it may be an in-place ReLU
 
     handle = network.get_submodule(layer).register_forward_hook(keep)
     try:
@@ -41,14 +90,15 @@ def _run(network: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor
 
 
 def _mean_gradient(activations: Tensor, gradients: Tensor) -> Tensor:
-    """The weights (N, K) of Grad-CAM: each channel's gradient, averaged over the places."""
+    """Grad-CAM's channel weights (N, K): the mean gradient over all positions."""
     return gradients.mean((2, 3))
 
 
 def _positive_gradients(activations: Tensor, gradients: Tensor) -> Tensor:
-    """The weights (N, K) of Grad-CAM++ (Chattopadhay et al., 2018, equations 5, 7 and 19): a sum of positive gradients.
+    """Grad-CAM++'s channel weights (N, K): a weighted sum of the positive gradients.
 
-    The constant in the denominator is that of the package grad-cam; the paper has none.
+    Chattopadhay et al., 2018, equations 5, 7 and 19. The constant in the denominator is not in the paper; it is the
+    package grad-cam's.
     """
     positive = gradients.relu()
     mass = activations.sum((2, 3), keepdim=True)
@@ -60,6 +110,6 @@ CHANNEL_WEIGHTS = {"gradcam": _mean_gradient, "gradcam++": _positive_gradients}
 
 
 def _stretch(maps: Tensor) -> Tensor:
-    """Each of the maps (N, H, W) shifted and scaled to [0, 1]; a flat one becomes 0."""
+    """Maps (N, H, W), each shifted and scaled to [0, 1]; a constant map becomes 0."""
     maps = maps - maps.amin((1, 2), keepdim=True)
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)

@@ -1,5 +1,6 @@
-"""What the network says of the test images: on disk, and in the order in which its mistakes are worth a look."""
+"""The network's predictions for the test images: on disk, and sorted into mistakes and correct ones."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,62 +20,73 @@ class Predictions(NamedTuple):
 
     logits: np.ndarray
     labels: np.ndarray
-    predictions: np.ndarray
+    predicted: np.ndarray
 
     def confidences(self) -> np.ndarray:
-        """The probabilities (N,) of the predicted classes, to the six decimals that are written and sorted by."""
+        """The probabilities (N,) of the predicted classes, rounded to six decimals as in the table of mistakes."""
         return confidences(self.logits).round(6)
 
 
 def save_predictions(predictions: Predictions, path: Path = PREDICTIONS) -> None:
+    """Write an .npz file with the arrays `logits`, `labels` and `predictions` (the predicted classes)."""
+    logits, labels, predicted = predictions
     with replacing(path) as part, open(part, "wb") as file:
-        np.savez(file, **predictions._asdict())
+        np.savez(file, logits=logits, labels=labels, predictions=predicted)
 
 
 def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Predictions:
-    """The predictions for the test images, whose `labels` (N,) the file must hold too.
+    """The predictions for the test images; the labels in the file must equal `labels` (N,).
 
-    Raises InputError when the file is missing, damaged, of other images or contradicts itself.
+    Raises InputError if the file is missing, damaged, for other images, or contradicts itself.
     """
-    found = Predictions(*read_arrays(path, Predictions._fields))
-    forms = [(array.dtype.name, array.shape) for array in found]
-    if forms != [("float32", (len(labels), 10)), ("uint8", (len(labels),)), ("uint8", (len(labels),))]:
-        listed = ", ".join(f"{dtype} {' x '.join(map(str, shape))}" for dtype, shape in forms)
+    predictions = Predictions(*read_arrays(path, ("logits", "labels", "predictions")))
+    types = [(array.dtype.name, array.shape) for array in predictions]
+    if types != [("float32", (len(labels), 10)), ("uint8", (len(labels),)), ("uint8", (len(labels),))]:
+        listed = ", ".join(f"{dtype} {' x '.join(map(str, shape))}" for dtype, shape in types)
         raise InputError(f"{path} holds {listed}, which does not fit the {len(labels)} test images; run `dvc repro`")
-    if not np.array_equal(found.labels, labels):
+    if not np.array_equal(predictions.labels, labels):
         raise InputError(f"{path} holds the labels of other test images; run `dvc repro`")
-    if not np.isfinite(found.logits).all():
+    if not np.isfinite(predictions.logits).all():
         raise InputError(f"{path} holds logits that are not finite; run `dvc repro train`")
-    if not np.array_equal(found.predictions, predicted_classes(found.logits)):
+    if not np.array_equal(predictions.predicted, predicted_classes(predictions.logits)):
         raise InputError(
             f"{path} holds predictions that its logits do not give; delete it and run `dvc repro evaluate`"
         )
-    return found
+    return predictions
 
 
 def find_mistakes(predictions: Predictions) -> np.ndarray:
-    """Indices (M,) of the wrongly classified images, most confident first, equals in ascending order."""
-    order = np.argsort(-predictions.confidences(), kind="stable")
-    return order[(predictions.predictions != predictions.labels)[order]]
+    """Indices (M,) of the wrongly classified images: the most confident first, of equal ones the lowest index."""
+    most_confident = np.argsort(-predictions.confidences(), kind="stable")
+    is_wrong = predictions.predicted != predictions.labels
+    return most_confident[is_wrong[most_confident]]
 
 
 def find_correct(predictions: Predictions) -> np.ndarray:
-    """Indices (N - M,) of the correctly classified images: each class's most confident, then each one's second, …"""
-    order = np.argsort(-predictions.confidences(), kind="stable")
-    order = order[(predictions.predictions == predictions.labels)[order]]
-    by_class = [order[predictions.labels[order] == k] for k in range(10)]
-    places = np.concatenate([np.arange(len(index)) for index in by_class])
-    return np.concatenate(by_class)[np.argsort(places, kind="stable")]
+    """Indices (N - M,) of the correctly classified images: the most confident first, of equal ones the lowest index."""
+    most_confident = np.argsort(-predictions.confidences(), kind="stable")
+    is_correct = predictions.predicted == predictions.labels
+    return most_confident[is_correct[most_confident]]
+
+
+def spread_over_classes(predictions: Predictions, indices: np.ndarray) -> np.ndarray:
+    """`indices` (M,) sorted so that the true classes take turns: the first index of each class, then the second, …
+
+    Within a class the order stays. Without this, one class can fill a whole gallery.
+    """
+    by_class = [indices[predictions.labels[indices] == k] for k in range(10)]
+    ranks = np.concatenate([np.arange(len(of_class)) for of_class in by_class])
+    return np.concatenate(by_class)[np.argsort(ranks, kind="stable")]
 
 
 def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:
-    """Which class was taken for which: the columns pair, actual, predicted, images, of; most often first.
+    """The pairs of classes that were confused, the most frequent first: columns pair, actual, predicted, images, of.
 
-    `images` of the `of` test images of the class `actual` were classified as `predicted`; pairs that never occur are
-    left out, and equally frequent ones come in the order of the classes.
+    `images` of the `of` test images of class `actual` were classified as `predicted`. Pairs that never occur are left
+    out; equally frequent pairs are in the order of the classes.
     """
     counts = np.zeros((10, 10), dtype=int)
-    np.add.at(counts, (predictions.labels, predictions.predictions), 1)
+    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
     totals = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]
@@ -91,26 +103,40 @@ def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame
     return pd.DataFrame(rows, columns=["pair", "actual", "predicted", "images", "of"])
 
 
-def save_mistakes(predictions: Predictions, mistakes: np.ndarray, path: Path = MISTAKES) -> None:
-    """Write a table of the images whose indices are `mistakes` (M,): index, label, predicted class, confidence."""
-    labels, predicted = predictions.labels[mistakes], predictions.predictions[mistakes]
-    columns = {"index": mistakes, "label": labels, "predicted": predicted}
-    write_csv(path, pd.DataFrame(columns | {"confidence": predictions.confidences()[mistakes]}))
+def save_mistakes(
+    predictions: Predictions, mistakes: np.ndarray, classes: Sequence[str], path: Path = MISTAKES
+) -> None:
+    """Write a CSV of the images with the indices `mistakes` (M,).
+
+    The columns are index, label, predicted, confidence, and the names of the two classes: label_name, predicted_name.
+    """
+    names = np.array(classes)
+    columns = {
+        "index": mistakes,
+        "label": predictions.labels[mistakes],
+        "predicted": predictions.predicted[mistakes],
+        "confidence": predictions.confidences()[mistakes],
+        "label_name": names[predictions.labels[mistakes]],
+        "predicted_name": names[predictions.predicted[mistakes]],
+    }
+    write_csv(path, pd.DataFrame(columns))
 
 
 def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray:
-    """The table's indices (M,); raises InputError when it is missing, damaged or of other predictions."""
+    """The indices (M,) in the CSV; raises InputError if it is missing, damaged or not of `predictions`."""
     try:
-        table = pd.read_csv(path, dtype={"index": int, "label": int, "predicted": int})
-        index = table["index"].to_numpy()
-        if (index < 0).any():
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        mistakes, labels, predicted = (
+            np.array([int(text) for text in table[name]], dtype=np.int64) for name in ("index", "label", "predicted")
+        )
+        if (mistakes < 0).any():
             raise IndexError
-        is_label = table["label"].to_numpy() == predictions.labels[index]
-        is_predicted = table["predicted"].to_numpy() == predictions.predictions[index]
+        has_label = labels == predictions.labels[mistakes]
+        has_predicted = predicted == predictions.predicted[mistakes]
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, KeyError, IndexError):
+    except (ValueError, KeyError, IndexError, OverflowError):
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
-    if not (is_label & is_predicted).all():
+    if not (has_label & has_predicted).all():
         raise InputError(f"{path} is of other predictions; run `dvc repro misclassified`")
-    return index
+    return mistakes

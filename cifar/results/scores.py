@@ -1,4 +1,4 @@
-"""How good the predictions are: all from logits float32 (N, 10) and labels uint8 (N,), in float64."""
+"""Scores of a network's predictions, computed in float64 from logits float32 (N, 10) and labels uint8 (N,)."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from cifar.system.process import InputError
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural logarithms (N, 10) of the class probabilities; raises InputError when a logit is not finite."""
+    """Natural logarithms (N, 10) of the class probabilities; raises InputError if a logit is not finite."""
     _check_finite(logits)
     shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def confidences(logits: np.ndarray) -> np.ndarray:
-    """The probability (N,) of the class that is predicted."""
+    """The probability (N,) of the predicted class."""
     return np.exp(log_softmax(logits).max(axis=1))
 
 
 def predicted_classes(logits: np.ndarray) -> np.ndarray:
-    """The class uint8 (N,) with the largest logit, the first of several; raises InputError when one is not finite."""
+    """The class uint8 (N,) with the largest logit, the first of equal ones; raises InputError if one is not finite."""
     _check_finite(logits)
     return logits.argmax(axis=1).astype(np.uint8)
 
@@ -33,7 +33,7 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """The fraction of images whose true class is among the `k` largest logits; of equal ones the first counts."""
+    """The fraction of images whose true class is among the `k` largest logits; of equal logits the first wins."""
     _check_finite(logits)
     top = np.argsort(-logits, axis=1, kind="stable")[:, :k]  # (N, k)
     return float(np.mean((top == labels[:, None]).any(axis=1)))
@@ -41,16 +41,19 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     """The accuracy on the images of each class; NaN for a class without images."""
-    images = np.bincount(labels, minlength=10).tolist()
-    correct = np.bincount(labels[predicted_classes(logits) == labels], minlength=10).tolist()
-    return [right / count if count else float("nan") for right, count in zip(correct, images, strict=True)]
+    image_counts = np.bincount(labels, minlength=10).tolist()
+    correct_counts = np.bincount(labels[predicted_classes(logits) == labels], minlength=10).tolist()
+    return [
+        correct / images if images else float("nan")
+        for correct, images in zip(correct_counts, image_counts, strict=True)
+    ]
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:
-    """Mean over the images of |accuracy - mean confidence| in the bin of the image's confidence.
+    """The mean over all images of |accuracy - mean confidence| of the bin that the image's confidence falls into.
 
-    The bins divide (0, 1] equally, each open on the left and closed on the right (Guo et al., "On Calibration of Modern
-    Neural Networks", 2017, which takes 15).
+    The bins divide (0, 1] equally; each is open on the left and closed on the right. Guo et al., "On Calibration of
+    Modern Neural Networks", 2017, use 15 bins.
     """
     probabilities = confidences(logits)
     bin_of = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1], right=True)
@@ -59,8 +62,8 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
 
 
 def _check_finite(logits: np.ndarray) -> None:
-    bad = np.count_nonzero(~np.isfinite(logits).all(axis=1))
-    if bad:
+    not_finite = np.count_nonzero(~np.isfinite(logits).all(axis=1))
+    if not_finite:
         raise InputError(
-            f"{bad} of {len(logits)} images have logits that are not finite; train again with a lower lr_max"
+            f"{not_finite} of {len(logits)} images have logits that are not finite; train again with a lower lr_max"
         )

@@ -1,6 +1,9 @@
-"""Sheets of images: a grid with captions, drawn to the pixel."""
+"""Sheets of images: a grid with captions, drawn with exact pixels."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -8,66 +11,69 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from cifar.system.files import replacing
+from cifar.results.figures import matplotlib_defaults, save_png
+from cifar.system.process import printable
 
-# All lengths are in pixels, all font sizes in points.
+# Lengths are in pixels, font sizes in points.
 DPI = 100
 FONT, TITLE_FONT = 9, 11
 LINE, TITLE_LINE = 16, 20
-DESCENT = 3  # of a caption's letters below their baseline
+DESCENT = 3  # how far letters such as g reach below the baseline
 GAP, MARGIN = 8, 16
-TILE = 128  # an image is enlarged by the largest whole factor that keeps its height within this
+TILE = 128  # images are enlarged by the largest whole factor that keeps their height within this
 
 
+@matplotlib_defaults()
 def draw_sheet(
     path: Path,
     images: np.ndarray,
     columns: int,
     title: str,
     *,
-    captions: Sequence[str] | None = None,
-    row_labels: Sequence[str] | None = None,
+    captions: Sequence[str] = (),
+    caption_colours: Sequence[str] = (),
+    row_labels: Sequence[str] = (),
 ) -> None:
-    """Write a PNG with the images uint8 (N, H, W, 3), row by row, each pixel enlarged to a square, on white.
+    """Write a PNG with the images uint8 (N, H, W, 3) row by row on white, each pixel enlarged to a square.
 
-    An image may itself be a strip of several. `captions`, one for each image, stand below; `row_labels`, one for each
-    row, stand to the left. Line breaks are kept, and a long title has more. Without images the sheet is its title.
+    `captions`, one for each image, stand below the images. Their lines have the `caption_colours`, or are black.
+    `row_labels`, one for each row, stand to the left of the images. Line breaks are kept. Long captions and labels are
+    shortened, a long title is wrapped. An image may be a strip of several. A sheet without images is a title.
     """
     factor = max(1, TILE // images.shape[1])
     tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
     count, height, width, _ = tiles.shape
-    captions, row_labels = captions or [], row_labels or []
-    caption_height = LINE * max((text.count("\n") + 1 for text in captions), default=0)
-    cell_width, cell_height = max(width, _widest(captions)) + GAP, height + caption_height + GAP
+    captions = [[printable(line) for line in text.split("\n")] for text in captions]
+    row_labels = [printable(text) for text in row_labels]
+    caption_height = LINE * max(map(len, captions), default=0)
+    cell_width, cell_height = max([width, *map(_widest, captions)]) + GAP, height + caption_height + GAP
     left = MARGIN + (_widest(row_labels) + GAP if row_labels else 0)
     sheet_width = max(left + min(columns, count) * cell_width - GAP + MARGIN, 2 * TILE)
-    title_lines = [line for part in title.split("\n") for line in _wrap(part, sheet_width - 2 * MARGIN)]
+    title_lines = [line for text in title.split("\n") for line in _wrap(text, sheet_width - 2 * MARGIN)]
     top = MARGIN + TITLE_LINE * len(title_lines)
-    sheet_height = top + -(-count // columns) * cell_height - GAP + MARGIN
+    sheet_height = top + math.ceil(count / columns) * cell_height - GAP + MARGIN
 
     figure = Figure(figsize=(sheet_width / DPI, sheet_height / DPI), dpi=DPI)
-    FigureCanvasAgg(figure)
+    write = partial(figure.text, parse_math=False)  # a class name may hold dollar signs
     pixels = np.full((sheet_height, sheet_width, 3), 255, dtype=np.uint8)
     for i, tile in enumerate(tiles):
         x, y = left + i % columns * cell_width + (cell_width - GAP - width) // 2, top + i // columns * cell_height
         pixels[y : y + height, x : x + width] = tile
-        if captions:
-            for number, line in enumerate(captions[i].split("\n"), start=1):
-                # By its baseline: matplotlib's other places depend on which letters there are.
-                at = (x + width / 2) / sheet_width, 1 - (y + height + number * LINE - DESCENT) / sheet_height
-                figure.text(*at, line, size=FONT, ha="center", va="baseline")
+        lines = captions[i] if captions else []
+        for number, (line, colour) in enumerate(zip_longest(lines, caption_colours[: len(lines)]), start=1):
+            # Aligned by the baseline: matplotlib's other alignments depend on the letters of the line.
+            position = (x + width / 2) / sheet_width, 1 - (y + height + number * LINE - DESCENT) / sheet_height
+            write(*position, line, size=FONT, color=colour or "black", ha="center", va="baseline")
     for row, label in enumerate(row_labels):
         middle = 1 - (top + row * cell_height + height / 2) / sheet_height
-        figure.text((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
-    figure.text(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, "\n".join(title_lines), size=TITLE_FONT, va="top")
+        write((left - GAP) / sheet_width, middle, label, size=FONT, ha="right", va="center")
+    write(MARGIN / sheet_width, 1 - MARGIN / 2 / sheet_height, "\n".join(title_lines), size=TITLE_FONT, va="top")
     figure.figimage(pixels)
-
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=DPI, metadata={"Software": None})
+    save_png(figure, path, DPI)
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """The words of `text` in lines that take at most `width` pixels in the title's font, as far as words allow."""
+    """`text` in lines of at most `width` pixels in the title's font, broken between words; a long word stays whole."""
     first, *rest = text.split()
     lines = [first]
     for word in rest:
@@ -79,9 +85,8 @@ def _wrap(text: str, width: int) -> list[str]:
     return lines
 
 
-def _widest(texts: Sequence[str], size: int = FONT) -> int:
-    """Pixels that the widest line of `texts` takes in a font of that size: the captions', if nothing is said."""
+def _widest(lines: Sequence[str], size: int = FONT) -> int:
+    """The width in pixels of the widest of `lines`, in the captions' font size or another."""
     renderer = FigureCanvasAgg(Figure(dpi=DPI)).get_renderer()
     font = FontProperties(size=size)
-    lines = [line for text in texts for line in text.split("\n")]
     return int(max((renderer.get_text_width_height_descent(line, font, False)[0] for line in lines), default=0)) + 1

@@ -1,5 +1,7 @@
 """How a stage starts and ends: signals, one line for an error, and progress that suits a terminal or a log."""
 
+from __future__ import annotations
+
 import errno
 import logging
 import os
@@ -7,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +21,7 @@ POLL = 0.5  # seconds between two looks at whether the parent process still live
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "`dvc repro` takes it up again"
+LINE_SECONDS = 60  # between two lines of progress in a log
 PARENT = os.getppid()  # the process that started this one
 LONGEST = 1000  # characters of an error's line
 
@@ -145,10 +149,7 @@ def one_line(error: BaseException) -> str:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         text = str(error)
-    text = " ".join(text.split())
-    if len(text) > LONGEST:
-        text = f"{text[: LONGEST - 203]} … {text[-200:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(" ".join(text.split()), LONGEST, end=200)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -163,21 +164,67 @@ def _out_of_memory(error: BaseException) -> str:
     return f"the memory ran out{wanted}; close other programs, or lower batch_size in params.yaml"
 
 
-def printable(text: str, length: int = 40) -> str:
+def printable(text: str, length: int = 40, end: int = 20) -> str:
     """`text`, for example a class name, for one line of a terminal or picture.
 
-    Control characters are escaped. A text of more than `length` characters loses its middle.
+    Control characters are escaped. A longer text than `length` characters keeps its start and the last `end` ones.
     """
     if len(text) > length:
-        text = f"{text[: length // 2]}...{text[len(text) - length // 2 :]}"
+        text = f"{text[: length - end]} ... {text[-end:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def progress(items: Iterable, total: int, label: str, unit: str, **options) -> tqdm:
-    """`items` with a progress bar on a terminal, and without one where stderr is a file or a pipe."""
-    return tqdm(
-        items, total=total, desc=label, unit=unit, leave=False, dynamic_ncols=True, disable=not is_terminal(), **options
-    )
+def progress(items: Iterable | None, total: int | None, label: str, unit: str, **options) -> tqdm | ProgressLines:
+    """`items` with their progress: a bar on a terminal; a line a minute where stderr is a file or a pipe.
+
+    Without `items` the caller counts with `update`. `options` are tqdm's.
+    """
+    if is_terminal():
+        return tqdm(items, total=total, desc=label, unit=unit, leave=False, dynamic_ncols=True, **options)
+    return ProgressLines(items, total, label, unit, initial=options.get("initial", 0))
+
+
+class ProgressLines:
+    """What this project uses of tqdm, for a log: no bar, but a line on stderr whenever a minute has passed."""
+
+    def __init__(self, items: Iterable | None, total: int | None, label: str, unit: str, *, initial: int):
+        self.items, self.total, self.label, self.unit = items, total, label, unit
+        self.n = self.initial = initial
+        self.started = self.written = time.monotonic()
+        self.postfix = ""
+
+    def __iter__(self) -> Iterator:
+        for item in self.items:
+            yield item
+            self.update()
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def update(self, count: int = 1) -> None:
+        self.n += count
+        now = time.monotonic()
+        if now - self.written >= LINE_SECONDS:
+            self.written = now
+            print(self._line((now - self.started) / 60), file=sys.stderr, flush=True)
+
+    def _line(self, minutes: float) -> str:
+        """For example `train: 25% of 6,000 img, 3 min left, loss 0.512`."""
+        if self.total is None:
+            return f"{self.label}: {self.n:,} {self.unit}"
+        left = minutes * (self.total - self.n) / max(1, self.n - self.initial)
+        return (
+            f"{self.label}: {self.n / self.total:.0%} of {self.total:,} {self.unit}, {left:.0f} min left{self.postfix}"
+        )
+
+    def set_postfix(self, refresh: bool = False, **values: str) -> None:
+        self.postfix = "".join(f", {name} {value}" for name, value in values.items())
+
+    def write(self, text: str) -> None:
+        print(text, flush=True)
 
 
 def is_terminal() -> bool:

@@ -8,15 +8,18 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import torch
+from pydantic import Field
 
 from cifar.config.params import read_yaml
+from cifar.config.schema import Section
 from cifar.system.files import replacing
-from cifar.system.process import InputError
+from cifar.system.process import InputError, is_out_of_memory
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 KEEP_OTHERS = 4  # other configurations that may be carried on later, about 100 MB each
@@ -33,6 +36,21 @@ def fingerprint(stage: str, params: dict[str, Any]) -> str:
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
+
+
+class Part(Section):
+    """Which epochs, from the first to the last, ran in an environment."""
+
+    epochs: Annotated[list[int], Field(min_length=2, max_length=2)]
+    environment: dict[str, Any]
+
+
+class Checkpoint(Section):
+    """The content of a checkpoint."""
+
+    epoch: Annotated[int, Field(ge=1)]
+    trained_on: Annotated[list[Part], Field(min_length=1)]
+    state: dict[str, Any]
 
 
 class Checkpoints:
@@ -55,6 +73,7 @@ class Checkpoints:
         self.training, self.environment, self.carry_on = training, environment, carry_on
         self.folder = root / self._name(environment)
         self.trained_on: list[dict[str, Any]] = []
+        self.loaded: Path | None = None  # the checkpoint that `load` has returned
         self._lock = _wait_for(self.folder / "lock", WAIT)
         if self._lock is None:
             try:
@@ -99,8 +118,13 @@ class Checkpoints:
                 print(f"{message}; with CARRY_ON=1 this run goes on from there", file=sys.stderr)
         if checkpoint is None:
             return None
-        self.trained_on = checkpoint["trained_on"]
+        self.trained_on, self.loaded = checkpoint["trained_on"], checkpoint["path"]
         return checkpoint["state"]
+
+    def refuse(self) -> InputError:
+        """Set the loaded checkpoint aside, because its state does not fit the training; the error to raise."""
+        set_aside(self.loaded)
+        return InputError(f"{self.loaded} does not fit this training and is set aside; run `dvc repro` again")
 
     def discard(self) -> None:
         """Delete all checkpoints of this complete training, also those from other environments."""
@@ -157,11 +181,32 @@ def _newest_whole(folder: Path) -> dict[str, Any] | None:
         except FileNotFoundError:  # another process has deleted it
             continue
         if hashlib.sha256(content).hexdigest() == path.stem.partition("-")[2]:
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
-        with suppress(FileNotFoundError):  # another process has set it aside
-            path.rename(path.with_suffix(".damaged"))
+            checkpoint = parse_checkpoint(content)
+            if checkpoint is not None:
+                return checkpoint | {"path": path}
+        set_aside(path)
     return None
+
+
+def parse_checkpoint(content: bytes) -> dict[str, Any] | None:
+    """The checkpoint in a file's bytes, or None if it is another file; pickled code is never executed."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of an unusual pickle, before it is refused
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        Checkpoint.model_validate(checkpoint)
+        return checkpoint
+    except Exception as error:  # the bytes can be anything, and torch.load raises many kinds of errors
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint, with a warning, so that it is not read again."""
+    print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
+    with suppress(FileNotFoundError):  # another process has set it aside
+        path.rename(path.with_suffix(".damaged"))
 
 
 def _changed_at(folder: Path) -> float:

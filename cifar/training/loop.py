@@ -13,7 +13,7 @@ from cifar.data.splits import Batch, Split
 from cifar.nn.inference import predict
 from cifar.results.scores import accuracy, cross_entropy
 from cifar.system.files import write_csv
-from cifar.system.process import progress
+from cifar.system.process import is_out_of_memory, progress
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.compiling import compile_seconds
 from cifar.training.hardest import Filter
@@ -62,8 +62,7 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
     plan = spec.schedule(record.val_accuracies)
     write_curves(record.history, plan)
     epochs, images = len(plan.lrs), len(spec.train.labels)
-    with progress(None, epochs * images, "train", "img", unit_scale=True) as bar:
-        bar.update(len(record.history) * images)
+    with progress(None, epochs * images, "train", "img", initial=len(record.history) * images) as bar:
         for epoch in range(len(record.history), epochs):
             started = time.monotonic() - compile_seconds()
             record.history.append(train_one_epoch(trainer, image_filter, spec, epoch, plan=plan, bar=bar))
@@ -91,7 +90,7 @@ def train_one_epoch(
     if image_filter:
         batches = image_filter.narrow(epoch, batches, lrs, momenta)
     steps = train_epoch(trainer, batches, lrs, momenta, first_step=epoch * len(lrs))
-    steps = list(watch(steps, bar, images=len(spec.train.labels) / len(lrs)))
+    steps = list(watch(steps, bar, images=len(spec.train.labels), count=len(lrs)))
     scores = summarise(steps) if spec.train_scores == "running" else measure(trainer, spec.train, "train")
     rest = {"lr": float(lrs[-1]), "l1_penalty": round(steps[-1].penalty, 6)}
     return {"epoch": epoch + 1} | scores | measure(trainer, spec.val, "val") | rest
@@ -102,11 +101,18 @@ def resume(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | No
     state = checkpoints.load()
     if state is None:
         return Record()
-    trainer.restore(state)
-    if image_filter:
-        image_filter.proxy.restore(state["filter"])
-    print(f"carrying on after epoch {len(state['history'])}", flush=True)
-    return Record(history=state["history"], best_weights=state["best"], seconds=state["seconds"])
+    try:
+        trainer.restore(state)
+        if image_filter:
+            image_filter.proxy.restore(state["filter"])
+        record = Record(history=state["history"], best_weights=state["best"], seconds=state["seconds"])
+        epochs = len(record.val_accuracies)
+    except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise checkpoints.refuse() from None
+    print(f"carrying on after epoch {epochs}", flush=True)
+    return record
 
 
 def save(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | None, record: Record) -> None:
@@ -116,11 +122,15 @@ def save(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | None
     checkpoints.save(len(record.history), state)
 
 
-def watch(steps: Iterable[Step], bar: tqdm, images: float) -> Iterator[Step]:
-    """The same steps, shown on the progress bar; `images` is the average number of images of a step."""
-    for step in steps:
-        bar.update(images)
-        bar.set_postfix(loss=f"{step.objective:.3f}", accuracy=f"{step.correct / step.images:.3f}", lr=f"{step.lr:.3g}")
+def watch(steps: Iterable[Step], bar: tqdm, images: int, count: int) -> Iterator[Step]:
+    """The same `count` steps, shown on the progress bar, which they move by `images` altogether.
+
+    A step moves it by its share, because with an image filter a step has fewer images than its batch.
+    """
+    for number, step in enumerate(steps):
+        scores = {"loss": f"{step.objective:.3f}", "accuracy": f"{step.correct / step.images:.3f}"}
+        bar.set_postfix(refresh=False, **scores, lr=f"{step.lr:.3g}")
+        bar.update((number + 1) * images // count - number * images // count)
         yield step
 
 
@@ -133,7 +143,8 @@ def summarise(steps: list[Step]) -> Row:
 
 def measure(trainer: Trainer, split: Split, name: str) -> Row:
     """Loss and accuracy on a split's images, without augmentation, in eval mode, with the weights as they are now."""
-    logits = predict(trainer.result, split.images, trainer.statistics, precision=trainer.precision)
+    label = {"train": "score the training images", "val": "validate"}[name]
+    logits = predict(trainer.result, split.images, trainer.statistics, precision=trainer.precision, label=label)
     loss = round(cross_entropy(logits, split.labels), 6)
     return {f"{name}_loss": loss, f"{name}_accuracy": accuracy(logits, split.labels)}
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from cifar.config.schema import Constant, ScheduleSpec
+from cifar.config.params import read_section
+from cifar.config.schema import Constant, Positive, Result, ScheduleSpec
 from cifar.data.splits import Batch
-from cifar.system.files import read_json
 from cifar.system.process import InputError
 from cifar.training.trainer import Trainer
 
@@ -59,20 +59,43 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
     return {"lr_max": float(curve["lr"][bottom]), "lr_min": float(curve["lr"][start])}
 
 
+class Suggestion(Result):
+    """What training needs of metrics/lr_find.json: the suggested rates, or none where the loss never fell."""
+
+    lr_max: Positive | None = None
+    lr_min: Positive | None = None
+
+
 def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpec) -> tuple[float, float]:
     """`lr_min` and `lr_max` with the range test's suggestion in place of `find`.
 
     Raises InputError when there is no suggestion, or when `lr_min` is above `lr_max` and the schedule uses both.
     """
-    suggestion = read_json("metrics/lr_find.json")
-    if "find" in (lr_min, lr_max) and "lr_max" not in suggestion:
+    suggestion = read_section("metrics/lr_find.json", Suggestion)
+    lr_min = suggestion.lr_min if lr_min == "find" else lr_min
+    lr_max = suggestion.lr_max if lr_max == "find" else lr_max
+    if None in (lr_min, lr_max):
         raise InputError(
             "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
         )
-    lr_min = suggestion.get("lr_min") if lr_min == "find" else lr_min
-    lr_max = suggestion.get("lr_max") if lr_max == "find" else lr_max
-    if not all(isinstance(lr, int | float) and lr > 0 for lr in (lr_min, lr_max)):
-        raise InputError(f"metrics/lr_find.json suggests lr_max {lr_max!r}, lr_min {lr_min!r}; run `dvc repro lr_find`")
     if lr_min > lr_max and not isinstance(schedule, Constant):
         raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
     return lr_min, lr_max
+
+
+def at_the_ends(suggestion: dict[str, float], lrs: np.ndarray) -> str:
+    """A warning if a suggestion lies at an end of the range `lrs`, where a better rate may lie outside; or "".
+
+    `lr_max` is at the end if the loss still fell at the last rate, `lr_min` if it had its fall within the first 5 % of
+    the rates.
+    """
+    if not suggestion:
+        return ""
+    warnings = []
+    if suggestion["lr_max"] >= lrs[-1]:
+        warnings.append(
+            f"lr_max {lrs[-1]:.3g} is the range's highest rate, where the loss still falls: raise lr_find.lr_end"
+        )
+    if suggestion["lr_min"] <= lrs[int(0.05 * (len(lrs) - 1))]:
+        warnings.append(f"lr_min {suggestion['lr_min']:.3g} is at the range's start: lower lr_find.lr_start")
+    return "; ".join(warnings)
