@@ -183,13 +183,13 @@ def test_files_of_a_run_take_the_place_of_those_of_its_earlier_try(tmp_path, cap
 
 def test_a_program_is_stopped_with_the_one_that_waits_for_it_and_fails_with_its_last_line(tmp_path):
     log = tmp_path / "log"
-    waiting = running(["http.server", "--bind", "127.0.0.1", "0"], tmp_path, log, 100, forked=False)
+    waiting = running(["http.server", "--bind", "127.0.0.1", "0"], tmp_path, log, limit=100, forked=False)
     next(waiting)
     program = waiting.gi_frame.f_locals["program"]
     waiting.close()
     assert program.poll() is not None
     with pytest.raises(InputError, match="json.tool ended with status 2: .*error: .*nothing-here"):
-        list(running(["json.tool", "nothing-here"], tmp_path, log, 100, forked=False))
+        list(running(["json.tool", "nothing-here"], tmp_path, log, limit=100, forked=False))
     with pytest.raises(InputError, match="http.server took more than 0.1 s"):
         for _ in running(["http.server", "--bind", "127.0.0.1", "0"], tmp_path, log, 0.1, forked=False):
             pass

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.runs import params_for
-from benchmarks.report import MEAN, STD, params_of
+from benchmarks.report import STATISTICS, params_of
 from benchmarks.throughput import random_images, trainer_of
 from cifar.config.params import check_params
-from cifar.config.schema import Params
+from cifar.config.schema import ExponentialAverage, Lookahead, Params
 from cifar.data.batches import feed
 from cifar.data.policy import augment_batch, build_policy
 from cifar.data.splits import Batch
@@ -92,7 +92,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def policy_of(recipe: str):
-    return build_policy([(step.name, step.arguments) for step in params_of(recipe).augment], MEAN)
+    return build_policy([(step.name, step.arguments) for step in params_of(recipe).augment], STATISTICS.mean)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -131,7 +131,7 @@ def test_training_again_ends_in_the_same_bits(recipe):
     ends = []
     for _ in range(2):
         trainer = trainer_of(params_in(recipe, "bf16"), IMAGES.images)
-        batches = feed(IMAGES, policy_of(recipe), trainer.device, BATCH, seed=0)(0)
+        batches = feed(IMAGES, policy_of(recipe), trainer.device, batch_size=BATCH, seed=0)(0)
         count = len(IMAGES.labels) // BATCH
         losses = list(train_epoch(trainer, islice(batches, count), [LR] * count, [MOMENTUM] * count, first_step=0))
         ends.append((losses, weights(trainer)))
@@ -175,7 +175,12 @@ def filter_of_best() -> Filter:
     params = params_of("best")
     proxy = params.model_copy(update={"model": params.filter.model, "precision": "bf16"})
     trainer = trainer_of(proxy, IMAGES.images)
-    return Filter(trainer, build_loss(params.loss.model_dump(), "none"), params.filter.share, params.filter.every)
+    return Filter(
+        proxy=trainer,
+        losses_of=build_loss(params.loss, "none"),
+        share=params.filter.share,
+        every=params.filter.every,
+    )
 
 
 def test_the_filter_learns_and_narrows_in_the_same_bits():
@@ -193,7 +198,7 @@ def test_the_filter_learns_and_narrows_in_the_same_bits():
 
 
 @pytest.mark.parametrize("spec", [
-    {"name": "ema", "decay": 0.9, "every": 1}, {"name": "lookahead", "decay": 0.8, "every": 2},
+    ExponentialAverage(name="ema", decay=0.9, every=1), Lookahead(name="lookahead", decay=0.8, every=2),
 ])  # fmt: skip
 def test_the_average_of_the_weights_is_the_processors(spec):
     found = []
@@ -213,7 +218,7 @@ def test_the_average_of_the_weights_is_the_processors(spec):
 def test_predictions_are_the_processors(augmentation):
     found = []
     for trainer in trainers("fast"):
-        found.append(predict(trainer.network, IMAGES.images[:BATCH], MEAN, STD, augmentation=augmentation))
+        found.append(predict(trainer.network, IMAGES.images[:BATCH], STATISTICS, augmentation=augmentation))
     np.testing.assert_allclose(found[1], found[0], rtol=1e-3, atol=1e-4)
 
 

@@ -75,7 +75,7 @@ def gpu_tests(lab: Lab, tell: Tell) -> Work:
     report.unlink(missing_ok=True)
     words = ["pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/test_on_gpu.py"]
     try:
-        yield from running(words, ROOT, folder / "log.txt", LIMIT_OF_TESTS, forked=lab.is_dry)
+        yield from running(words, ROOT, folder / "log.txt", limit=LIMIT_OF_TESTS, forked=lab.is_dry)
     except InputError:
         if not report.exists():
             raise
@@ -106,7 +106,7 @@ def speeds(kind: str, lab: Lab, tell: Tell) -> Work:
     log.unlink(missing_ok=True)
     words = ["benchmarks.gpu.speed", kind, *(["--dry-run"] if lab.is_dry else [])]
     rows = []
-    for _ in running(words, ROOT, log, LIMIT_OF_SPEEDS, forked=lab.is_dry):
+    for _ in running(words, ROOT, log, limit=LIMIT_OF_SPEEDS, forked=lab.is_dry):
         if len(read_rows(log)) > len(rows):
             rows = read_rows(log)
             tell({"rows": rows})

@@ -52,7 +52,7 @@ def _run_here(words: Sequence[str], folder: Path, output: int) -> None:
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
 
-def running(words: Sequence[str], folder: Path, log: Path, limit: float, forked: bool) -> Iterator[None]:
+def running(words: Sequence[str], folder: Path, log: Path, *, limit: float, forked: bool) -> Iterator[None]:
     """Run `python -m <words>` in `folder`; all that it prints is appended to `log`. Yields as long as it runs.
 
     Closing this iterator stops the program. Raises InputError, with the last line of the log, when the program fails,

@@ -80,7 +80,7 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
     for stage in stages:
         started = time.monotonic()
         looked = started
-        for _ in running([f"stages.{stage}"], folder, log, LIMIT, forked=lab.is_dry):
+        for _ in running([f"stages.{stage}"], folder, log, limit=LIMIT, forked=lab.is_dry):
             if stage == "train" and time.monotonic() > looked + SECONDS_BETWEEN_LOOKS:
                 looked = time.monotonic()
                 tell(facts(run, values) | {"history": history(folder)})
@@ -124,7 +124,7 @@ def prepare_data(lab: Lab) -> Iterator[None]:
         return
     lay_out(folder, params_for("default", {}, lab.is_dry))
     for stage in ("download", "stats"):
-        yield from running([f"stages.{stage}"], folder, folder / "log.txt", LIMIT, forked=False)
+        yield from running([f"stages.{stage}"], folder, folder / "log.txt", limit=LIMIT, forked=False)
     (folder / "ready").touch()
 
 

@@ -13,7 +13,7 @@ from itertools import count, islice
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.runs import params_for
-from benchmarks.report import MEAN, spread, synchronise
+from benchmarks.report import STATISTICS, spread, synchronise
 from benchmarks.throughput import random_images, trainer_of
 from cifar.config.params import check_params
 from cifar.config.schema import Params
@@ -84,8 +84,8 @@ def training_of(params: Params, images: int) -> Callable[[int], None]:
     split = random_images(images // params.batch_size * params.batch_size)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], MEAN)
-    batches_of = feed(split, policy, trainer.device, params.batch_size, seed=0)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean)
+    batches_of = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)
     batches = endless(batches_of)
 
     def train(steps: int) -> None:
