@@ -147,7 +147,7 @@ def load_archive(path: Path, published: Published) -> Dataset:
                 for member in tar:
                     if member.name in names and member.isfile():
                         files[names[member.name]] = tar.extractfile(member).read(LARGEST)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
             raise Unusable(f"{path.name} is damaged: {one_line(error)}") from None
     return unpickle(files, published)
 
