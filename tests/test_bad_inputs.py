@@ -272,10 +272,18 @@ def test_a_wrong_input_ends_in_one_line_and_no_file_is_touched(whole, project, c
 BATCH = "cifar-10-batches-py/data_batch_1"
 WRONG_SOURCES = [
     # CIFAR10_DIR, what is put there, what is said
-    ("nowhere", {}, "nowhere (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"),
-    ("dvc.yaml", {}, "dvc.yaml (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"),
-    ("", {}, "tried data/raw (has neither"),
-    ("\n", {}, "CIFAR10_DIR= (has neither"),
+    ("nowhere", {}, "CIFAR10_DIR=nowhere (does not exist)"),
+    ("data", {}, "CIFAR10_DIR=data (has neither cifar-10-batches-py/ nor cifar-10-python.tar.gz)"),
+    ("dvc.yaml", {}, "dvc.yaml (is a file; give the folder that holds cifar-10-batches-py/ or cifar-10-python.tar.gz)"),
+    ("~/raw", {}, f"CIFAR10_DIR=~/raw (does not exist; ~ is not expanded here, write {Path.home()}/raw)"),
+    ("$HOME/raw", {}, "CIFAR10_DIR=$HOME/raw (does not exist)"),
+    ("caf\udce9", {}, "CIFAR10_DIR=caf\\udce9 (does not exist)"),  # Latin-1, as an environment gives it to Python
+    ("caf\udce9", {"cifar-10-batches-py/test_batch": b""}, "CIFAR10_DIR=caf\\udce9 (cifar-10-batches-py: data_batch_1"),
+    ("x" * 300, {}, "File name too long"),
+    ("here", {"data_batch_1": b""}, "(holds the batches themselves; give its parent, "),
+    ("", {}, "tried data/raw (does not exist)"),
+    ("\n", {}, "CIFAR10_DIR=\\n (does not exist)"),
+    ("\x1b[31m", {}, "CIFAR10_DIR=\\x1b[31m (does not exist)"),
     ("batches", {"cifar-10-batches-py/test_batch": b""}, "(cifar-10-batches-py: data_batch_1 is missing)"),
     ("batches", {BATCH: b"\x80"}, "data_batch_1 has 1 bytes with md5 "),
     ("batches", {f"{BATCH}/file": b""}, "(cifar-10-batches-py: data_batch_1 is missing)"),

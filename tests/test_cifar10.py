@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision
-from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, md5, publish, put
+from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, md5, pack, publish, put
 
 from cifar.data.archive import CIFAR10, find_dataset, load_archive, load_batches
-from cifar.data.download import Unusable
+from cifar.data.download import Unusable, check_md5
 
 
 def test_batches_become_arrays(tmp_path):
@@ -55,6 +55,28 @@ def test_nothing_is_unpickled_when_one_file_is_not_as_published(tmp_path, name):
     assert not (tmp_path / "executed").exists()
     pickle.loads(evil)
     assert (tmp_path / "executed").exists()  # it would have been
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_file_that_is_swapped_after_its_check_is_not_unpickled(tmp_path, monkeypatch, is_packed):
+    """The bytes that are unpickled are those that were hashed, whatever the disk holds by then."""
+    evil = dict.fromkeys(FILES, pickle.dumps(Evil(tmp_path / "executed")))
+    put(tmp_path, FILES)
+    (tmp_path / TINY.archive).write_bytes(ARCHIVE)
+
+    def check_and_swap(file, name, md5):
+        check_md5(file, name, md5)
+        for batch, content in evil.items():
+            (tmp_path / TINY.folder / batch).write_bytes(content)
+        (tmp_path / TINY.archive).write_bytes(pack(evil))
+
+    monkeypatch.setattr("cifar.data.archive.check_md5", check_and_swap)
+    if is_packed:
+        with pytest.raises(Unusable):
+            load_archive(tmp_path / TINY.archive, TINY)
+    else:
+        assert_is_tiny(load_batches(tmp_path / TINY.folder, TINY))
+    assert not (tmp_path / "executed").exists()
 
 
 def test_a_missing_batch_is_named(tmp_path):

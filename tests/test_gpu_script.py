@@ -191,7 +191,7 @@ def test_a_program_is_stopped_with_the_one_that_waits_for_it_and_fails_with_its_
     with pytest.raises(InputError, match="json.tool ended with status 2: .*error: .*nothing-here"):
         list(running(["json.tool", "nothing-here"], tmp_path, log, limit=100, forked=False))
     with pytest.raises(InputError, match="http.server took more than 0.1 s"):
-        for _ in running(["http.server", "--bind", "127.0.0.1", "0"], tmp_path, log, 0.1, forked=False):
+        for _ in running(["http.server", "--bind", "127.0.0.1", "0"], tmp_path, log, limit=0.1, forked=False):
             pass
 
 

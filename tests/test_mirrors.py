@@ -2,12 +2,14 @@
 
 import http.server
 import itertools
+import os
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +156,14 @@ def test_when_nothing_works_one_line_says_what_was_tried_and_the_three_ways_out(
     ):
         assert told in message
     assert "\n" not in message
+
+
+def test_a_folder_that_is_no_utf_8_is_read_and_can_be_printed(tmp_path, raw):
+    elsewhere = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    put(Path(elsewhere), FILES)
+    dataset, source, _ = find_dataset(raw, elsewhere, [], published=TINY)
+    assert_is_tiny(dataset)
+    assert source == f"CIFAR10_DIR={tmp_path}/caf\\udce9" and source.encode("utf-8")
 
 
 # The network

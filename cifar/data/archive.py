@@ -18,7 +18,7 @@ from cifar.data.splits import Split
 from cifar.system.process import InputError, one_line, printable
 
 LARGEST = 2**26  # bytes of a file in the archive; the batches have 31 million
-LONGEST = 300  # characters about one source in a message
+LONGEST = 250  # characters about one source in a message
 
 
 class Dataset(NamedTuple):
@@ -147,7 +147,7 @@ def load_archive(path: Path, published: Published) -> Dataset:
                 for member in tar:
                     if member.name in names and member.isfile():
                         files[names[member.name]] = tar.extractfile(member).read(LARGEST)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
+        except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
             raise Unusable(f"{path.name} is damaged: {one_line(error)}") from None
     return unpickle(files, published)
 

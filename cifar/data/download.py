@@ -69,7 +69,7 @@ def _alarm(limits: Limits) -> Iterator[Callable[[int], None]]:
     """Raise Unusable in the block when the server is too slow; yields a function that counts the bytes received.
 
     A socket's own timeout starts again with each byte, so a server could send a header byte by byte for ever. The alarm
-    interrupts any wait.
+    interrupts any wait. It repeats, because an exception that is raised in a finalizer is lost.
     """
     started, in_window = time.monotonic(), 0
 

@@ -10,7 +10,7 @@ import numpy as np
 from cifar.config.params import read_section
 from cifar.config.schema import Mean, Result, Std
 from cifar.system.files import check_checksums, missing, read_array, write_array, write_checksums, write_text
-from cifar.system.process import InputError
+from cifar.system.process import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor  # a second to import, and not every stage computes with it
@@ -64,11 +64,9 @@ def load_split(name: str, folder: Path = FOLDER) -> Split:
     labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
     check_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
     if len(images) == 0:
-        raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `dvc repro` again")
+        raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `make repro`")
     if labels.max() > 9:
-        raise InputError(
-            f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to 9; run `dvc repro` again"
-        )
+        raise InputError(f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to 9; run `make repro`")
     return Split(images, labels)
 
 
@@ -86,7 +84,10 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
     except UnicodeDecodeError:
         names = []
     if len(names) != 10 or len(set(names)) != 10:
-        raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `dvc repro` again")
+        raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `make repro`")
+    for name in names:
+        if not name.isprintable() or not name.strip():
+            raise InputError(f"{path} holds a class named '{printable(name)}'; run `make repro`")
     return names
 
 
