@@ -36,7 +36,7 @@ def raising(error: BaseException):
         (OSError(28, "No space left on device"), "error: No space left on device\n"),
         (OSError("disk on fire"), "error: disk on fire\n"),
         (InputError("\x1b[31mred\x07\udcff"), "error: \\x1b[31mred\\x07\\udcff\n"),
-        (InputError("x" * 10**7), f"error: {'x' * 797} … {'x' * 200}\n"),
+        (InputError("x" * 10**7), f"error: {'x' * 800} ... {'x' * 200}\n"),
         (MemoryError(), OUT_OF_MEMORY.format("")),
         (OSError(12, "Cannot allocate memory"), OUT_OF_MEMORY.format("")),
     ],
