@@ -1,7 +1,7 @@
 # Every target but `help` sets up .venv first, once. `make PYTHON=python3.12 …` chooses the Python that it is made from.
 SHELL := /bin/bash
 PYTHON ?= python3
-# dvc runs `python -m stages.<name>`: that python is the one in .venv
+# DVC runs `python -m stages.<name>` with the python of .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
