@@ -1,7 +1,7 @@
 # Every target but `help` sets up .venv first, once. `make PYTHON=python3.12 …` chooses the Python that it is made from.
 SHELL := /bin/bash
 PYTHON ?= python3
-# dvc runs `python -m stages.<name>`: that python is the one in .venv
+# DVC runs `python -m stages.<name>` with the python of .venv
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
@@ -39,8 +39,8 @@ repro: .venv/ready ## bring every result up to date with the code and params.yam
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
 experiments: .venv/ready ## list the experiments: their main params, accuracies and losses
-	@python -m dvc exp show --no-pager --drop '$(SHOWN)'
-SHOWN := ^(?!(.*:)?(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|seed|epochs|lr_max|model\.name)$$)
+	@python -m dvc exp show --drop '$(SHOWN)'
+SHOWN := ^(?!(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|model\.name|epochs|(params\.yaml:)?lr_max|seed)$$)
 
 mend: .venv/ready ## repair what DVC cannot: half-written dvc.lock and locks, cache entries with wrong bytes
 	@python .dvc/mend.py

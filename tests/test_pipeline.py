@@ -207,13 +207,13 @@ def test_experiments_are_listed_by_what_matters_in_a_line_that_a_screen_holds(ex
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
     header = next(line for line in lines if "Experiment" in line)
-    assert {"accuracy", "wrong", "val_accuracy", "lr_max", "epochs", "model.name"} <= set(header.split())
+    assert {"accuracy", "wrong", "val_accuracy", "params.yaml:lr_max", "epochs", "model.name"} <= set(header.split())
     assert max(map(len, lines)) <= 160
 
 
 def test_readmes_way_back_from_an_experiment_leaves_nothing_of_it_and_apply_brings_it_again(experiment):
     project = experiment[0]
-    (name,) = json.loads(project.dvc("exp", "list", "--name-only", "--json") or "null") or [None]
+    (name,) = project.dvc("exp", "list", "--name-only").split()
     (back,) = {line for line in README.splitlines() if line.startswith("$ git checkout params.yaml dvc.lock")}
     ended = project.call("sh", "-ec", back.lstrip("$ ").partition("#")[0])
     assert ended.returncode == 0, ended.stderr

@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar.data.splits import Statistics
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, load_model, save_model
-from cifar.system.process import InputError
+from cifar.system.process import InputError, one_line
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -95,6 +95,19 @@ def test_damaged_weights_are_refused(copied):
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `make repro`"):
             load_model(copied)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), MemoryError()])
+def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, error):
+    """Who is told to delete the model loses a training."""
+
+    def build_network(*_, **__):
+        raise error
+
+    monkeypatch.setattr("cifar.nn.saved.build_network", build_network)
+    with pytest.raises(type(error)) as caught:
+        load_model(saved)
+    assert one_line(caught.value).startswith("the memory ran out; close other programs")
 
 
 def test_another_networks_weights_are_refused(copied):
