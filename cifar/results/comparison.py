@@ -111,5 +111,5 @@ def verdict(names: tuple[str, str], samples: tuple[Sample, Sample], difference: 
         ends = sorted((100 * abs(difference.low), 100 * abs(difference.high)))
         return f"{better} is better by {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f})"
     seeds = seeds_needed(wanted, (samples[0].deviation, samples[1].deviation))
-    count = f"about {seeds:,}" if seeds else "more than a million"
+    count = f"about {float(f'{seeds:.2g}'):,.0f}" if seeds else "more than a million"  # two digits: it is an estimate
     return f"no difference can be seen; to see {100 * wanted:g} points you would need {count} seeds each"
