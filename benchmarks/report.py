@@ -23,13 +23,8 @@ STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # o
 
 def params_of(recipe: str) -> Params:
     """The params that a recipe sets, or params.yaml's: `default`."""
-    path = params_path(recipe)
+    path = "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
     return check_params(read_yaml(path), path)
-
-
-def params_path(recipe: str) -> str:
-    """Where the recipe's params are, or for `default` this project's, from its top folder."""
-    return "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
 
 
 def turn(benchmark: str, *words: str, threads: int | None = None) -> float:
@@ -43,11 +38,6 @@ def turn(benchmark: str, *words: str, threads: int | None = None) -> float:
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Of measurements or of ratios: how many, the median, and the lowest and the highest."""
     return {"n": len(values), "median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-
-
-def mean_and_deviation(values: Sequence[float]) -> dict[str, float]:
-    """Of two values or more: how many, their mean and their standard deviation, that of a sample."""
-    return {"n": len(values), "mean": statistics.mean(values), "deviation": statistics.stdev(values)}
 
 
 def report(script: str | Path, rows: list[dict[str, Any]], device: str | None = None, **facts: Any) -> None:
@@ -67,9 +57,7 @@ def _flat(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _word(summary: dict[str, float]) -> str:
-    """Mean ± deviation; or median (lowest to highest); or the only measurement."""
-    if "mean" in summary:
-        return "{mean:.4g} ± {deviation:.2g}".format(**summary)
+    """Median (lowest to highest), or the only measurement."""
     return ("{median:.4g}" if summary["n"] == 1 else "{median:.4g} ({lowest:.4g} to {highest:.4g})").format(**summary)
 
 

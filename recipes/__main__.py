@@ -37,6 +37,12 @@ def main() -> None:
             run_experiment(arguments.name or experiment_name(arguments.recipe, arguments.changes), arguments.changes)
         case "queue":
             queue(arguments.recipes, arguments.changes, arguments.force)
+        case "compare":
+            from recipes.compare import as_text, compare, conclude  # imports SciPy, and this module
+
+            runs = compare(arguments.names, arguments.seeds, arguments.changes)
+            found = conclude(runs, arguments.names, arguments.metric, arguments.points / 100)
+            print(json.dumps(found, indent=2) if arguments.json else as_text(found))
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -47,6 +53,15 @@ def parse(words: list[str]) -> argparse.Namespace:
     apply_ = commands.add_parser("apply", help="write a recipe to params.yaml")
     run_ = commands.add_parser("run", help="apply a recipe and run it as a DVC experiment of its name")
     queue_ = commands.add_parser("queue", help="put recipes in line as DVC experiments; `dvc queue start` runs them")
+    compare = commands.add_parser("compare", help="tell whether one is better than another, over several seeds")
+    compare.add_argument("names", metavar="NAME", nargs="+", help="a recipe, an experiment or a revision")
+    compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
+    compare.add_argument(
+        "--metric", default="accuracy", help="one of metrics/evaluate.json, as tta_accuracy (default: accuracy)"
+    )
+    text = "say how many seeds show a difference of so many points, hundredths (default: 0.1)"
+    compare.add_argument("--points", type=float, default=0.1, help=text)
+    compare.add_argument("--json", action="store_true", help="print the figures as JSON")
     for command in diff, apply_, run_:
         command.add_argument("recipe", metavar="RECIPE")
     queue_.add_argument("recipes", metavar="RECIPE", nargs="+")
@@ -55,7 +70,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         command.add_argument(
             "--force", action="store_true", help="replace params.yaml even if it has changes that are in no commit"
         )
-    for command in run_, queue_:
+    for command in run_, queue_, compare:
         text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
         command.add_argument("-S", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=text)
     return parser.parse_args(words)

@@ -20,6 +20,7 @@ from cifar.nn.saved import check_classes, load_model
 from cifar.results.predictions import PREDICTIONS, Predictions, save_predictions
 from cifar.results.scores import (
     accuracy,
+    accuracy_interval,
     class_accuracy,
     cross_entropy,
     expected_calibration_error,
@@ -47,8 +48,11 @@ def main() -> None:
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
+    low, high = accuracy_interval(int(np.count_nonzero(predicted == labels)), len(labels))
     scores = {
         "accuracy": accuracy(logits, labels),
+        "accuracy_low": round(low, 6),
+        "accuracy_high": round(high, 6),
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "loss": round(cross_entropy(logits, labels), 6),
         "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),

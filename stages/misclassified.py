@@ -1,7 +1,8 @@
 """List the network's mistakes, and show the most confident ones of each class.
 
 Reads the predictions and the test images. Writes a table of all mistakes, a table of the pairs of classes that are
-confused most often, and two galleries: the most confident mistakes, and as many correctly classified images.
+confused most often, and two galleries: the most confident mistakes, and as many correctly classified images. Also
+writes a table and a sheet of the test images whose label is probably wrong.
 """
 
 from cifar.system.process import start_stage
@@ -13,6 +14,7 @@ from pathlib import Path
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
 from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
+from cifar.results.labels import LABEL_ISSUES, describe, find_label_issues, save_label_issues
 from cifar.results.predictions import (
     MISTAKES,
     confused_pairs,
@@ -53,10 +55,19 @@ def main() -> None:
         captions = prediction_captions(predictions, shown, classes)
         draw_sheet(FOLDER / f"{name}.png", images[shown], COLUMNS, title, captions=captions, caption_colours=colours)
 
+    issues = find_label_issues(predictions.logits, labels)
+    save_label_issues(issues, classes)
+    first = issues.first(params.gallery_size)
+    title = f"{len(first.indices)} of {len(issues.indices):,} labels in doubt, the most doubtful first"
+    draw_sheet(FOLDER / "label_issues.png", images[first.indices], COLUMNS, title, captions=describe(first, classes))
+
     for pair in pairs.head(3).itertuples():
         actual, predicted = (printable(name) for name in (pair.actual, pair.predicted))
         print(f"{pair.images} of {pair.of} images of {actual} taken for {predicted}")
-    print(f"written: {MISTAKES} ({len(mistakes):,} mistakes), {FOLDER}/gallery.png, correct.png, confused_pairs.csv")
+    print(
+        f"written: {MISTAKES} ({len(mistakes):,} mistakes), {LABEL_ISSUES}, "
+        f"{FOLDER}/gallery.png, correct.png, label_issues.png, confused_pairs.csv"
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
 from specs import AIRNET, changed
 
@@ -72,6 +73,8 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
     assert figures["loss"] == round(log_loss(test.labels, probabilities), 6)
     assert figures["wrong"] == np.count_nonzero(predictions != test.labels)
     assert figures["images"] == 40
+    interval = binomtest(40 - figures["wrong"], 40).proportion_ci(0.95, "wilson")
+    assert (figures["accuracy_low"], figures["accuracy_high"]) == (round(interval.low, 6), round(interval.high, 6))
     assert 0 <= figures["expected_calibration_error"] <= 1
     assert all(type(value) in (int, float) for value in figures.values())
 
@@ -114,10 +117,12 @@ def test_running_again_gives_the_same_bytes(project):
     outputs = [
         "data/predictions.npz",
         "data/misclassified.csv",
+        "data/label_issues.csv",
         "metrics/evaluate.json",
         "plots/evaluate/confusion.csv",
     ]
     outputs += ["plots/misclassified/gallery.png", "plots/gradcam/misclassified.png", "plots/gradcam/correct.png"]
+    outputs += ["plots/misclassified/label_issues.png"]
     runs = []
     for _ in range(2):
         for stage in (evaluate, misclassified, gradcam):
@@ -156,6 +161,17 @@ def test_both_sheets_of_correct_predictions_show_the_same_images_in_the_same_ord
         pixels = read_png(sheet)
         orders.append(sorted(correct, key=lambda index: place_of(test.images[index], pixels)))
     assert orders[0] == orders[1]
+
+
+def test_the_sheet_of_doubtful_labels_shows_the_tables_first_images_in_its_order(project, evaluated):
+    _, test, _ = evaluated
+    misclassified.main()
+    table = pd.read_csv("data/label_issues.csv")
+    assert set(table["index"]) == set(pd.read_csv("data/misclassified.csv")["index"])
+    assert table["label_probability"].is_monotonic_increasing
+    pixels = read_png("plots/misclassified/label_issues.png")
+    places = [place_of(test.images[index], pixels) for index in table["index"][:7]]
+    assert places == sorted(places)
 
 
 def test_the_most_confused_classes_are_those_of_scikit_learns_confusion_matrix(project, evaluated, capsys):

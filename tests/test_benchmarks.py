@@ -1,6 +1,5 @@
-"""The measurements compare the same work, and say truly what several runs come to."""
+"""The measurements compare the same work."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks import airbench94, throughput
 from benchmarks.airbench94 import STEPS, airbench94_network, groups, windows
-from benchmarks.report import params_of, report, turn
-from benchmarks.seeds import with_mean
+from benchmarks.report import params_of, turn
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.nn.networks import build_network
 
@@ -97,17 +95,3 @@ def test_airbench94_cuts_its_windows_at_all_places_of_each_image():
     rows, columns = corners[:, 0, 0, 0] // 36, corners[:, 0, 0, 0] % 36
     counts = torch.bincount((5 * rows + columns).long(), minlength=25)
     assert len(counts) == 25 and (counts > 140).all() and (counts < 260).all()  # 200, give or take four deviations
-
-
-def test_seeds_end_in_their_mean_and_the_deviation_of_a_sample(tmp_path, capsys):
-    runs = [{"seed": seed, "accuracy": accuracy} for seed, accuracy in ((0, 0.92), (1, 0.94), (2, 0.96))]
-    report(tmp_path / "seeds.py", with_mean(runs))
-    last = capsys.readouterr().out.strip().splitlines()[-1]
-    # by hand: the squares of -0.02, 0 and 0.02 sum to twice that of 0.02
-    assert last.split() == ["all", "0.94", "±", "0.02"]
-    written = json.loads((tmp_path / "seeds.json").read_text())["rows"]
-    assert written[:3] == runs and written[3]["accuracy"]["n"] == 3
-
-
-def test_the_figures_of_one_seed_have_no_deviation():
-    assert with_mean([{"seed": 4, "accuracy": 0.9}]) == [{"seed": 4, "accuracy": 0.9}]

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
 
 from cifar.results.scores import (
     accuracy,
+    accuracy_interval,
     class_accuracy,
     confidences,
     cross_entropy,
@@ -54,6 +56,25 @@ def test_probabilities_of_huge_logits_neither_overflow_nor_vanish():
     logits = np.array([[3e38, -3e38] + 8 * [0], [1e4, 1e4 - 1] + 8 * [-1e4]], np.float32)
     assert np.isfinite(log_softmax(logits)).all()
     assert confidences(logits) == pytest.approx([1, 1 / (1 + np.exp(-1))])
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "low", "high"),
+    [  # Newcombe, "Two-sided confidence intervals for the single proportion" (1998), Table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_the_accuracys_interval_is_wilsons_as_published(right, images, low, high):
+    assert accuracy_interval(right, images) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 1), (50, 50), (9387, 10_000), (994, 1000)])
+def test_the_accuracys_interval_is_that_of_scipy(right, images):
+    expected = binomtest(right, images).proportion_ci(0.95, "wilson")
+    assert accuracy_interval(right, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_accuracies_are_those_of_scikit_learn():

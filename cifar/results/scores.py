@@ -1,5 +1,7 @@
 """Scores of a network's predictions, computed in float64 from logits float32 (N, 10) and labels uint8 (N,)."""
 
+from statistics import NormalDist
+
 import numpy as np
 
 from cifar.system.process import InputError
@@ -30,6 +32,18 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted_classes(logits) == labels))
+
+
+def accuracy_interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of the accuracy of a network that is `right` on so many of `images` test images.
+
+    Wilson's score interval ("Probable Inference", 1927). It speaks of this network on other test images, not of other
+    seeds.
+    """
+    z2 = NormalDist().inv_cdf(0.975) ** 2
+    middle = (right + z2 / 2) / (images + z2)
+    half = (z2 * (right * (images - right) / images + z2 / 4)) ** 0.5 / (images + z2)
+    return middle - half, middle + half
 
 
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:

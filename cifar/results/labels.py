@@ -1,0 +1,75 @@
+"""Which labels are probably wrong, judged by a network that has not trained on their images."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cifar.results.scores import log_softmax
+from cifar.system.files import write_csv
+from cifar.system.process import printable
+
+LABEL_ISSUES = Path("data/label_issues.csv")
+
+
+class LabelIssues(NamedTuple):
+    """Images (M,) whose label is in doubt, the most doubtful first: what they are labelled and what they may be.
+
+    `indices` are the images', `labels` and `suggested` are classes uint8. The two probabilities are the network's for
+    these classes, float64 in [0, 1], rounded to six decimals.
+    """
+
+    indices: np.ndarray
+    labels: np.ndarray
+    suggested: np.ndarray
+    label_probabilities: np.ndarray
+    suggested_probabilities: np.ndarray
+
+    def first(self, count: int) -> "LabelIssues":
+        return LabelIssues(*(column[:count] for column in self))
+
+
+def self_confidences(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The network's probability (N,) of each image's own label, from logits (N, C): a low one puts the label in doubt.
+
+    Northcutt, Jiang and Chuang, "Confident Learning" (2021), call it self-confidence. It holds only for images that the
+    network has not trained on.
+    """
+    return np.exp(log_softmax(logits)[np.arange(len(labels)), labels])
+
+
+def find_label_issues(logits: np.ndarray, labels: np.ndarray) -> LabelIssues:
+    """The images for which the network prefers another class to the label, by self-confidence, the lowest first.
+
+    Equally doubtful images are in the order of their indices.
+    """
+    suggested = logits.argmax(axis=1).astype(labels.dtype)
+    own = self_confidences(logits, labels).round(6)
+    best = self_confidences(logits, suggested).round(6)
+    order = np.argsort(own, kind="stable")
+    indices = order[(suggested != labels)[order]]
+    return LabelIssues(indices, labels[indices], suggested[indices], own[indices], best[indices])
+
+
+def save_label_issues(issues: LabelIssues, classes: list[str], path: Path = LABEL_ISSUES) -> None:
+    """Write a CSV: columns index, label, suggested (names of classes), label_probability, suggested_probability."""
+    names = np.array(classes)
+    columns = {
+        "index": issues.indices,
+        "label": names[issues.labels],
+        "suggested": names[issues.suggested],
+        "label_probability": issues.label_probabilities,
+        "suggested_probability": issues.suggested_probabilities,
+    }
+    write_csv(path, pd.DataFrame(columns))
+
+
+def describe(issues: LabelIssues, classes: list[str]) -> list[str]:
+    """A caption for each image: what the label says, and how sure the network is of what."""
+    return [
+        f"the label says {printable(classes[label])},\nthe network is\n{probability:.0%} sure of {printable(classes[suggested])}"
+        for label, suggested, probability in zip(
+            issues.labels, issues.suggested, issues.suggested_probabilities, strict=True
+        )
+    ]

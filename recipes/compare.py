@@ -1,0 +1,332 @@
+"""Compare recipes, experiments and revisions over several seeds: `python -m recipes compare --help`.
+
+What has not been run is run as a DVC experiment, in a clone under .dvc/tmp/compare that shares this repository's Git
+objects and DVC's cache. The workspace stays as it is, and after an interruption the same command carries on.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cifar.config.params import check_params, parse_yaml
+from cifar.results.comparison import mcnemar, seeds_needed, summarise, verdict, welch
+from cifar.system.files import write_text
+from cifar.system.process import InputError
+from recipes.__main__ import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
+
+CLONES = Path(".dvc/tmp/compare")
+CODE = "stages", "cifar", "dvc.yaml"
+METRICS = "metrics/evaluate.json"
+PREDICTIONS = "data/predictions.npz"
+
+
+class Contender(NamedTuple):
+    """One of the things to compare: its name, the commit that holds its code, and the text of its params.yaml."""
+
+    name: str
+    commit: str
+    params: str
+
+
+class Plan(NamedTuple):
+    """One run of a contender: with this seed, these changes of its params, and so with these `values`."""
+
+    contender: Contender
+    seed: int
+    changes: tuple[str, ...]
+    values: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of its experiment, in letters that Git allows: fast-epochs-6-seed-1."""
+        return experiment_name(re.sub(r"[^\w.]+", "-", self.contender.name), [*self.changes, f"seed={self.seed}"])
+
+    @property
+    def clone(self) -> Path:
+        return CLONES / self.contender.commit[:12]
+
+
+class Run(NamedTuple):
+    """The results of a plan: the commit that holds them, and the metrics of `evaluate`."""
+
+    name: str
+    commit: str
+    seed: int
+    metrics: dict[str, float]
+
+
+def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str]) -> list[list[Run]]:
+    """The runs of each contender, one a seed, after running as experiments those that there are not yet."""
+    if len(names) < 2 or len({*names}) < len(names):
+        raise InputError("compare needs two different names or more: recipes, experiments or revisions")
+    if len({*seeds}) < len(seeds):
+        raise InputError("a seed is given twice; give each once")
+    contenders = [find_contender(name) for name in names]
+    plans = {(contender.name, seed): plan(contender, seed, changes) for seed in seeds for contender in contenders}
+    runs = {key: find_run(each) or run(each) for key, each in plans.items()}
+    for clone in {each.clone for each in plans.values()}:
+        if clone.exists():
+            with held(clone):
+                shutil.rmtree(clone)
+    return [[runs[name, seed] for seed in seeds] for name in names]
+
+
+def find_contender(name: str) -> Contender:
+    """A recipe with the last commit's code, or an experiment or a revision with its own.
+
+    Raises InputError when there is none of that name. A recipe is refused while code is in no commit: its results
+    could not be made again.
+    """
+    if name in recipe_names():
+        changed = git("status", "--porcelain", "--", *CODE).splitlines()
+        if changed:
+            raise InputError(f"{changed[0][3:]} has changes that are in no commit; commit them, then compare")
+        return Contender(name, git("rev-parse", "HEAD").strip(), recipe_text(name))
+    commits = experiments(name) or git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
+    if not commits:
+        recipes = ", ".join(recipe_names())
+        raise InputError(f"{name!r} is no recipe ({recipes}), no experiment (`dvc exp list`) and no revision of Git")
+    if len(commits) > 1:
+        raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
+    params = git("show", f"{commits[0]}:./{PARAMS}", check=False)
+    if not params:
+        raise InputError(f"{name} has no {PARAMS}; give a revision of this pipeline")
+    return Contender(name, commits[0], params)
+
+
+def plan(contender: Contender, seed: int, changes: Sequence[str]) -> Plan:
+    """Raises InputError when a change is wrong; params of a revision are for its own code to check."""
+    values = values_with(contender.params, [*changes, f"seed={seed}"])
+    if contender.name in recipe_names():
+        check_params(values, f"recipes/{contender.name}.yaml")
+    return Plan(contender, seed, tuple(changes), values)
+
+
+def experiments(name: str) -> list[str]:
+    """The commits of the DVC experiments of that name, the newest first."""
+    pattern = f"refs/exps/*/*/{name}"
+    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
+
+
+def find_run(wanted: Plan) -> Run | None:
+    """An experiment, or the contender's own commit, whose dvc.lock records the wanted params and code."""
+    names = wanted.name, experiment_name(wanted.contender.name, list(wanted.changes))
+    candidates = [(name, commit) for name in names for commit in experiments(name)]
+    for name, commit in [*candidates, (wanted.contender.name, wanted.contender.commit)]:
+        metrics = git("show", f"{commit}:./{METRICS}", check=False)
+        if metrics and is_of(lock_at(commit), wanted):
+            return Run(name, commit, wanted.seed, json.loads(metrics))
+    return None
+
+
+@cache
+def lock_at(commit: str) -> dict[str, Any]:
+    """The stages in the dvc.lock of a commit, none where there is no dvc.lock."""
+    text = git("show", f"{commit}:./dvc.lock", check=False)
+    return parse_yaml(text, "dvc.lock").get("stages", {}) if text else {}
+
+
+def is_of(lock: dict[str, Any], wanted: Plan) -> bool:
+    """Did `evaluate` and all stages that it builds on run with the wanted params and code, as dvc.lock tells?"""
+    stages = stages_up_to("evaluate", lock)
+    params = {key: value for stage in stages for key, value in stage.get("params", {}).get(PARAMS.name, {}).items()}
+    code = {dep["path"]: dep["md5"] for stage in stages for dep in stage["deps"] if dep["path"].endswith(".py")}
+    return (
+        bool(stages)
+        and flatten(params) == flatten({key: wanted.values.get(key) for key in params})
+        and all(md5_of(path, wanted.contender.commit) == md5 for path, md5 in code.items())
+    )
+
+
+def stages_up_to(name: str, lock: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries in a dvc.lock of a stage and of all that make what it reads; none when it has not run."""
+    makers = {out["path"]: stage for stage, entry in lock.items() for out in entry.get("outs", [])}
+    found, ahead = {}, [name]
+    while ahead:
+        stage = ahead.pop()
+        if stage in lock and stage not in found:
+            found[stage] = lock[stage]
+            read = [Path(dep["path"]) for dep in lock[stage].get("deps", [])]
+            ahead += [makers[str(part)] for path in read for part in (path, *path.parents) if str(part) in makers]
+    return list(found.values())
+
+
+@cache
+def md5_of(path: str, commit: str) -> str:
+    shown = subprocess.run(["git", "show", f"{commit}:./{path}"], capture_output=True)
+    return hashlib.md5(shown.stdout, usedforsecurity=False).hexdigest()
+
+
+def run(wanted: Plan) -> Run:
+    """Run a plan as a DVC experiment and bring it into this repository; raises InputError when it fails."""
+    commit, name = wanted.contender.commit, wanted.name
+    reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
+    if git("for-each-ref", reference):
+        raise InputError(f"the experiment {name} has other params; `dvc exp remove {name}`, or rename it, and go on")
+    with held(wanted.clone) as lock:
+        print(f"running {name}", file=sys.stderr, flush=True)
+        prepare(wanted.clone, commit)
+        git("-C", str(wanted.clone), "update-ref", "-d", reference)  # a kill may have left it there
+        write_text(wanted.clone / PARAMS, wanted.contender.params)
+        sets = [word for change in [*wanted.changes, f"seed={wanted.seed}"] for word in ("-S", change)]
+        command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name, *sets]
+        ended = subprocess.run(command, cwd=wanted.clone, env=environment(), stdout=sys.stderr, pass_fds=[lock])
+        if ended.returncode:
+            raise InputError(f"{name} failed, as said above; after mending that the same command carries on")
+        git("fetch", "--quiet", str(wanted.clone), f"{reference}:{reference}")
+    found = find_run(wanted)
+    if found is None:
+        raise InputError(f"{name} ran, but its dvc.lock records other params or code than those of {commit[:7]}")
+    return found
+
+
+@contextmanager
+def held(clone: Path) -> Iterator[int]:
+    """Lock a clone, after waiting for whoever runs something there; yields the lock's file descriptor.
+
+    The DVC that is started there inherits it, because it may outlive us.
+    """
+    clone.parent.mkdir(parents=True, exist_ok=True)
+    with open(clone.with_suffix(".lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for a run in {clone} that goes on since an earlier comparison", file=sys.stderr, flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def prepare(clone: Path, commit: str) -> None:
+    """Make the clone, or take it up after an interruption: its checkpoints stay, half-written files are put right."""
+    ready = clone / ".dvc/tmp/ready"
+    if not ready.exists():
+        shutil.rmtree(clone, ignore_errors=True)
+        git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
+        git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
+        if Path(".dvc/config.local").exists():
+            shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
+        set_cache = [sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str(cache_folder())]
+        subprocess.run(set_cache, cwd=clone, check=True, stdout=sys.stderr)
+        write_text(ready, "")
+    git("-C", str(clone), "checkout", "--quiet", "--force", "HEAD", "--", ".")
+    (clone / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # nobody else is in there: we hold the clone
+
+
+def environment() -> dict[str, str]:
+    """Ours, with this Python first in PATH, and with the images of CIFAR10_DIR or else of this project's data/raw."""
+    images = os.environ.get("CIFAR10_DIR") or "data/raw"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"CIFAR10_DIR": str(Path(images).absolute()), "PATH": path}
+
+
+@cache
+def cache_folder() -> Path:
+    command = [sys.executable, "-m", "dvc", "cache", "dir"]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()).absolute()
+
+
+def git(*words: str, check: bool = True) -> str:
+    """What git prints; it must succeed if `check`, else it prints nothing."""
+    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8")
+    if check and ended.returncode:
+        raise InputError(f"git {words[0]} failed: {' '.join(ended.stderr.split())}")
+    return "" if ended.returncode else ended.stdout
+
+
+def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
+    """All figures of the comparison, as plain values for JSON: each name against the first.
+
+    `wanted` is the difference, a fraction, that the number of seeds is worked out for.
+    """
+    values = [[value_of(run, metric) for run in of_name] for of_name in runs]
+    samples = [summarise(of_name) for of_name in values]
+    contenders = [
+        {
+            "name": name,
+            **sample._asdict(),
+            "runs": [
+                {"seed": r.seed, "experiment": r.name, "commit": r.commit, metric: value_of(r, metric)} for r in rs
+            ],
+        }
+        for name, sample, rs in zip(names, samples, runs, strict=True)
+    ]
+    comparisons = []
+    for k in range(1, len(names)):
+        difference = welch(values[0], values[k])
+        pair = samples[0], samples[k]
+        deviations = pair[0].deviation, pair[1].deviation
+        is_known = difference.low is not None
+        comparisons.append(
+            {
+                "a": names[0],
+                "b": names[k],
+                "difference": difference.mean,
+                "low": difference.low,
+                "high": difference.high,
+                "seeds_needed": seeds_needed(wanted, deviations) if is_known else None,
+                "images": [found for a, b in zip(runs[0], runs[k], strict=True) if (found := images_of(a, b))],
+                "verdict": verdict((names[0], names[k]), pair, difference, wanted),
+            }
+        )
+    return {"metric": metric, "wanted": wanted, "contenders": contenders, "comparisons": comparisons}
+
+
+def value_of(run: Run, metric: str) -> float:
+    if metric not in run.metrics:
+        raise InputError(f"{run.name} has no {metric}; its metrics are {', '.join(run.metrics)}")
+    return run.metrics[metric]
+
+
+def images_of(a: Run, b: Run) -> dict[str, Any] | None:
+    """McNemar's counts for one seed, or None, after a line on stderr, when the predictions cannot be compared."""
+    try:
+        (labels, is_correct_a), (others, is_correct_b) = read_predictions(a), read_predictions(b)
+        if not np.array_equal(labels, others):
+            raise InputError(f"{a.name} and {b.name} were evaluated on different test images")
+    except InputError as error:
+        print(f"seed {a.seed}: images are not compared: {error}", file=sys.stderr)
+        return None
+    return {"seed": a.seed, **mcnemar(is_correct_a, is_correct_b)._asdict()}
+
+
+def read_predictions(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """The test labels (N,) and whether the predictions are right, bool (N,); InputError when DVC's cache lacks them."""
+    outs = {out["path"]: out["md5"] for out in lock_at(run.commit)["evaluate"]["outs"]}
+    md5 = outs[PREDICTIONS]
+    try:
+        with np.load(cache_folder() / "files/md5" / md5[:2] / md5[2:], allow_pickle=False) as file:
+            return file["labels"], file["predictions"] == file["labels"]
+    except FileNotFoundError:
+        raise InputError(
+            f"{PREDICTIONS} of {run.name} is not in DVC's cache; `dvc fetch --all-commits` or `dvc exp pull` gets it "
+            "from a remote"
+        ) from None
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The comparison for a person: accuracies as fractions, differences in points."""
+    width = max(len(contender["name"]) for contender in found["contenders"])
+    lines = [f"{'':{width}}  {found['metric']:>13}  deviation   n"]
+    for contender in found["contenders"]:
+        deviation = "" if contender["deviation"] is None else f"{contender['deviation']:.4f}"
+        lines.append(f"{contender['name']:{width}}  {contender['mean']:13.4f}  {deviation:>9}  {contender['n']:2d}")
+    for each in found["comparisons"]:
+        a, b = each["a"], each["b"]
+        interval = "" if each["low"] is None else f" ({100 * each['low']:+.2f} to {100 * each['high']:+.2f})"
+        lines += ["", f"{b} minus {a}: {100 * each['difference']:+.2f} points{interval}", each["verdict"]]
+        for row in each["images"]:
+            right = f"only {a} gets {row['only_a']} images right, only {b} {row['only_b']}"
+            lines.append(f"  seed {row['seed']}: {right} (McNemar's p {row['p']:.2g})")
+    return "\n".join(lines)

@@ -1,0 +1,164 @@
+"""`python -m recipes compare`: which runs count, what is run, that it carries on, and what it says."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from projects import Project
+
+from cifar.system.process import InputError
+from recipes import compare
+from recipes.compare import Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
+
+LOCK = {
+    "download": {"deps": [{"path": "cifar/a.py", "md5": "1"}], "outs": [{"path": "data/dataset"}]},
+    "train": {
+        "deps": [{"path": "cifar/b.py", "md5": "2"}, {"path": "data/dataset/x.npy", "md5": "9"}],
+        "params": {"params.yaml": {"epochs": 2, "loss": {"name": "nll"}}},
+        "outs": [{"path": "models/model.safetensors"}],
+    },
+    "evaluate": {
+        "deps": [{"path": "models/model.safetensors", "md5": "8"}],
+        "outs": [{"path": "data/predictions.npz"}],
+    },
+    "gradcam": {
+        "deps": [{"path": "cifar/c.py", "md5": "3"}, {"path": "data/predictions.npz", "md5": "7"}],
+        "params": {"params.yaml": {"gallery_size": 6}},
+    },
+}
+VALUES = {"epochs": 2, "loss": {"name": "nll"}, "gallery_size": 25, "new": 1}
+
+
+def plan(values: dict) -> Plan:
+    return Plan(Contender("fast", "c0ffee", ""), 0, (), values)
+
+
+def test_a_run_counts_by_the_params_and_code_of_all_that_evaluate_builds_on(monkeypatch):
+    code = {"cifar/a.py": "1", "cifar/b.py": "2", "cifar/c.py": "other"}
+    monkeypatch.setattr(compare, "md5_of", lambda path, commit: code[path])
+    assert len(stages_up_to("evaluate", LOCK)) == 3
+    assert is_of(LOCK, plan(VALUES))  # the heatmaps' code and params make no accuracy
+    assert not is_of(LOCK, plan(VALUES | {"epochs": 3}))
+    assert not is_of(LOCK, plan(VALUES | {"loss": {"name": "nll", "label_smoothing": 0.1}}))
+    assert not is_of(LOCK, plan({"epochs": 2}))
+    assert not is_of({}, plan(VALUES))
+    code["cifar/a.py"] = "other"
+    assert not is_of(LOCK, plan(VALUES))
+
+
+def test_names_of_experiments_have_only_letters_that_git_allows():
+    contender = Contender("v1.0~2", "c0ffee", "")
+    assert Plan(contender, 3, ("lr_max=0.25",), {}).name == "v1.0-2-lr_max-0.25-seed-3"
+
+
+@pytest.fixture
+def cached(monkeypatch, tmp_path):
+    """Puts runs with these predictions into a cache, and returns them: run(name, seed, accuracy, predictions)."""
+    locks = {}
+    monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(compare, "lock_at", lambda commit: locks[commit])
+
+    def run(name: str, seed: int, accuracy: float, predictions: list[int] | None) -> Run:
+        md5 = hashlib.md5(f"{name} {seed}".encode()).hexdigest()
+        if predictions:
+            (tmp_path / f"files/md5/{md5[:2]}").mkdir(parents=True, exist_ok=True)
+            with open(tmp_path / f"files/md5/{md5[:2]}/{md5[2:]}", "wb") as file:
+                np.savez(file, labels=np.arange(6), predictions=np.array(predictions))
+        locks[md5] = {"evaluate": {"outs": [{"path": "data/predictions.npz", "md5": md5}]}}
+        return Run(f"{name}-seed-{seed}", md5, seed, {"accuracy": accuracy, "wrong": 3})
+
+    return run
+
+
+def test_the_comparison_as_text_and_json_by_hand(cached, capsys):
+    old = [cached("old", seed, value, [0, 1, 2, 9, 9, 9]) for seed, value in enumerate([0.92, 0.94, 0.96])]
+    new = [cached("new", seed, value, [9, 1, 2, 3, 4, 9]) for seed, value in enumerate([0.93, 0.95, 0.97])]
+    found = conclude([old, new], ["old", "new"], "accuracy", 0.02)
+    # deviations of 0.02: Cohen's 17 seeds for a difference of one deviation; the interval is 1 point give or take
+    # 2.7764 (of t with 4 degrees of freedom) times 2 sqrt(2 / 3) points
+    assert as_text(found).splitlines() == [
+        "          accuracy  deviation   n",
+        "old         0.9400     0.0200   3",
+        "new         0.9500     0.0200   3",
+        "",
+        "new minus old: +1.00 points (-3.53 to +5.53)",
+        "no difference can be seen; to see 2 points you would need about 17 seeds each",
+        # images 0 of only old, 3 and 4 of only new: two or more heads or tails of three is any: 2 (1 + 3) / 8
+        *[f"  seed {seed}: only old gets 1 images right, only new 2 (McNemar's p 1)" for seed in range(3)],
+    ]
+    again = json.loads(json.dumps(found, allow_nan=False))
+    (pair,) = again["comparisons"]
+    assert (pair["a"], pair["b"], pair["seeds_needed"]) == ("old", "new", 17)
+    assert pair["images"][2] == {"seed": 2, "only_a": 1, "only_b": 2, "p": 1.0}
+    assert [run["accuracy"] for run in again["contenders"][1]["runs"]] == [0.93, 0.95, 0.97]
+    assert capsys.readouterr().err == ""
+
+
+def test_predictions_that_are_not_in_the_cache_are_one_line(cached, capsys):
+    old, new = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, None)
+    (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
+    assert pair["images"] == [] and pair["low"] is None and pair["verdict"].startswith("one seed cannot tell")
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("seed 4: images are not compared: data/predictions.npz of new-seed-4 is not in DVC's cache")
+
+
+def test_an_unknown_metric_is_named_with_the_known_ones(cached):
+    run = cached("old", 0, 0.9, None)
+    with pytest.raises(InputError, match="old-seed-0 has no tta_accuracy; its metrics are accuracy, wrong"):
+        conclude([[run], [run]], ["old", "new"], "tta_accuracy", 0.001)
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "recipes", "compare", *words]
+
+
+def test_a_killed_comparison_carries_on_and_runs_nothing_that_is_cached(first_run, tmp_path):
+    first, _ = first_run
+    project: Project = first.clone(tmp_path / "project")
+    project.dvc("config", "--local", "cache.dir", str(first.folder / ".dvc/cache"))
+    for wrong, line in (
+        (["HEAD"], "compare needs two different names or more"),
+        (["HEAD", "HEAD"], "compare needs two different names or more"),
+        (["HEAD", "nothing"], "'nothing' is no recipe (best, demo, "),
+        (["HEAD", "fast", "-S", "epoch=3"], "-S epoch=3 seed=0: "),
+    ):
+        refused = project.call(*command(*wrong, "--seeds", "0"))
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert refused.stderr.startswith(f"error: {line}")
+
+    # HEAD holds its results; HEAD~1 has the same code and params without any, so its stages come from the run cache.
+    words = command("HEAD", "HEAD~1", "--seeds", "0", "--json")
+    with subprocess.Popen(words, cwd=project.folder, env=project.environment, stderr=subprocess.PIPE, text=True) as one:
+        assert one.stderr.readline() == "running HEAD-1-seed-0\n"
+        time.sleep(1)
+        os.kill(one.pid, signal.SIGKILL)
+    ended = project.call(*words)
+    assert ended.returncode == 0, ended.stderr
+    assert "is cached - skipping run" in ended.stderr and "> python -m stages" not in ended.stderr
+    found = json.loads(ended.stdout)
+    metrics = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    assert [contender["mean"] for contender in found["contenders"]] == [metrics["accuracy"]] * 2
+    assert found["comparisons"][0]["images"] == [{"seed": 0, "only_a": 0, "only_b": 0, "p": 1.0}]
+
+    # The workspace is as it was, and the experiment is there for the next time.
+    assert project.git("status", "--porcelain") == ""
+    assert project.git("for-each-ref", "--format=%(refname)", "refs/exps").strip().endswith("/HEAD-1-seed-0")
+    assert [path.suffix for path in Path(project.folder, ".dvc/tmp/compare").iterdir()] == [".lock"]
+    again = project.call(*words)
+    assert (again.returncode, again.stderr) == (0, "") and json.loads(again.stdout) == found
+
+    changed = project.folder / "cifar/results/scores.py"
+    changed.write_text(changed.read_text() + "\n")
+    refused = project.call(*command("HEAD", "demo"))
+    assert (
+        refused.stderr
+        == "error: cifar/results/scores.py has changes that are in no commit; commit them, then compare\n"
+    )
