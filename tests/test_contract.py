@@ -226,9 +226,9 @@ def test_costly_stages_import_no_plotting(stage):
 def test_every_package_that_the_code_imports_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     declared = {re.match(r"[\w.-]+", entry)[0] for entry in project["project"]["dependencies"]}
-    files = [*MODULES.values(), *ROOT.glob("stages/*.py"), ROOT / "recipes/__main__.py"]
+    files = [*MODULES.values(), *ROOT.glob("stages/*.py"), *ROOT.glob("recipes/*.py")]
     packages = {name.split(".")[0] for path in files for name in imports(path)}
-    packages -= {"cifar", "stages", *sys.stdlib_module_names}
+    packages -= {"cifar", "recipes", "stages", *sys.stdlib_module_names}
     distributions = packages_distributions()
     assert not {package for package in packages if not declared & set(distributions[package])}
 

@@ -67,8 +67,9 @@ def save_label_issues(issues: LabelIssues, classes: list[str], path: Path = LABE
 
 def describe(issues: LabelIssues, classes: list[str]) -> list[str]:
     """A caption for each image: what the label says, and how sure the network is of what."""
+    names = [printable(name) for name in classes]
     return [
-        f"the label says {printable(classes[label])},\nthe network is\n{probability:.0%} sure of {printable(classes[suggested])}"
+        f"the label says {names[label]},\nthe network is\n{probability:.0%} sure of {names[suggested]}"
         for label, suggested, probability in zip(
             issues.labels, issues.suggested, issues.suggested_probabilities, strict=True
         )
