@@ -286,8 +286,8 @@ def test_the_files_that_were_written_are_named(project, capsys):
     written = [line for line in capsys.readouterr().out.splitlines() if line.startswith("written: ")]
     mistakes = len(pd.read_csv("data/misclassified.csv"))
     assert written == [
-        f"written: data/misclassified.csv ({mistakes} mistakes), plots/misclassified/gallery.png, correct.png, "
-        "confused_pairs.csv",
+        f"written: data/misclassified.csv ({mistakes} mistakes), data/label_issues.csv, "
+        "plots/misclassified/gallery.png, correct.png, label_issues.png, confused_pairs.csv",
         "written: plots/gradcam/misclassified.png, correct.png",
     ]
 

@@ -87,7 +87,9 @@ def test_the_artifacts_are_as_the_contract_says(project):
     assert list(schedule) == ["step", "lr", "momentum"] and len(schedule) == 2 * 2  # 20 images in batches of 10
     assert columns("plots/evaluate/confusion.csv") == ["actual", "predicted"]
     assert columns("plots/evaluate/class_accuracy.csv") == ["class", "accuracy"]
-    assert columns("data/misclassified.csv") == ["index", "label", "predicted", "confidence"]
+    assert columns("data/misclassified.csv") == [
+        "index", "label", "predicted", "confidence", "label_name", "predicted_name",
+    ]  # fmt: skip
     weights = load_file(project.folder / "models/model.safetensors")
     assert sum(value.size for name, value in weights.items() if "running" not in name and value.ndim) == 6_574_090
     for name in outputs("plots"):
@@ -211,10 +213,11 @@ def test_experiments_are_listed_by_what_matters_in_a_line_that_a_screen_holds(ex
     assert max(map(len, lines)) <= 160
 
 
-def test_readmes_way_back_from_an_experiment_leaves_nothing_of_it_and_apply_brings_it_again(experiment):
+def test_the_documented_way_back_from_an_experiment_leaves_nothing_of_it_and_apply_brings_it_again(experiment):
     project = experiment[0]
     (name,) = project.dvc("exp", "list", "--name-only").split()
-    (back,) = {line for line in README.splitlines() if line.startswith("$ git checkout params.yaml dvc.lock")}
+    lines = (ROOT / "docs/experiments.md").read_text().splitlines()
+    (back,) = {line for line in lines if line.startswith("$ git checkout params.yaml dvc.lock")}
     ended = project.call("sh", "-ec", back.lstrip("$ ").partition("#")[0])
     assert ended.returncode == 0, ended.stderr
     assert project.git("status", "--porcelain") == ""
