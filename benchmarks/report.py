@@ -23,8 +23,13 @@ STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))  # o
 
 def params_of(recipe: str) -> Params:
     """The params that a recipe sets, or params.yaml's: `default`."""
-    path = "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
+    path = params_path(recipe)
     return check_params(read_yaml(path), path)
+
+
+def params_path(recipe: str) -> str:
+    """Where the recipe's params are, or for `default` this project's, from its top folder."""
+    return "params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml"
 
 
 def turn(benchmark: str, *words: str, threads: int | None = None) -> float:
