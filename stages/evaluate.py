@@ -1,7 +1,7 @@
 """Measure the trained network on the test images.
 
-Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and two tables:
-one for the confusion matrix, one with the accuracy of each class.
+Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and three tables:
+for the confusion matrix, for the accuracy of each class and for the reliability diagram.
 """
 
 from cifar.system.process import start_stage
@@ -24,11 +24,14 @@ from cifar.results.scores import (
     cross_entropy,
     expected_calibration_error,
     predicted_classes,
+    reliability,
     top_k_accuracy,
 )
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import printable, run
+
+CALIBRATION_BINS = 15  # as in Guo et al., "On Calibration of Modern Neural Networks", 2017
 
 
 def main() -> None:
@@ -47,11 +50,12 @@ def main() -> None:
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
+    write_csv("plots/evaluate/reliability.csv", pd.DataFrame(reliability(logits, labels, CALIBRATION_BINS)))
     scores = {
         "accuracy": accuracy(logits, labels),
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "loss": round(cross_entropy(logits, labels), 6),
-        "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
+        "expected_calibration_error": round(expected_calibration_error(logits, labels, CALIBRATION_BINS), 6),
         "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }
@@ -60,7 +64,7 @@ def main() -> None:
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
     print(result_line(scores, by_class))
-    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/confusion.csv, class_accuracy.csv")
+    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/")
 
 
 def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:

@@ -11,11 +11,11 @@ start_stage(__name__)
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cifar.config.params import load_params
-from cifar.data.policy import augment_batch, build_policy
-from cifar.data.splits import epoch_batches, hold_out, load_classes, load_split
+from cifar.data.examples import first_augmented
+from cifar.data.policy import build_policy
+from cifar.data.splits import hold_out, load_classes, load_split
 from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
 from cifar.results.sheets import draw_sheet
 from cifar.system.files import write_csv, write_json
@@ -36,9 +36,7 @@ def main() -> None:
     samples = first_of_each_class(train.labels, SAMPLES)
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()))
-    first_batch = epoch_batches(len(training.labels), params.batch_size, params.seed, epoch=0)[0]
-    originals = training.take(first_batch)
-    augmented = augment_batch(policy, torch.from_numpy(originals.images), first_batch, (params.seed, 0, 0)).numpy()
+    originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)
 
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})

@@ -1,5 +1,7 @@
 """Scores of a network's predictions, computed in float64 from logits float32 (N, 10) and labels uint8 (N,)."""
 
+from statistics import NormalDist
+
 import numpy as np
 
 from cifar.system.process import InputError
@@ -32,6 +34,18 @@ def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(predicted_classes(logits) == labels))
 
 
+def accuracy_interval(right: int, images: int) -> tuple[float, float]:
+    """The 95 % interval of the accuracy of a network that is `right` on so many of `images` test images.
+
+    Wilson's score interval ("Probable Inference", 1927). It speaks of this network on other test images, not of other
+    seeds.
+    """
+    z2 = NormalDist().inv_cdf(0.975) ** 2
+    middle = (right + z2 / 2) / (images + z2)
+    half = (z2 * (right * (images - right) / images + z2 / 4)) ** 0.5 / (images + z2)
+    return middle - half, middle + half
+
+
 def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
     """The fraction of images whose true class is among the `k` largest logits; of equal logits the first wins."""
     _check_finite(logits)
@@ -56,9 +70,28 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     Modern Neural Networks", 2017, use 15 bins.
     """
     probabilities = confidences(logits)
-    bin_of = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    bin_of = _bin_of(probabilities, bins)
     excess = (predicted_classes(logits) == labels) - probabilities
     return float(np.abs(np.bincount(bin_of, weights=excess)).sum() / len(labels))
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+    """The columns of a reliability diagram, over the bins of `expected_calibration_error` that hold images.
+
+    They are `bin` (its number, from 1), `confidence` (the mean of its images, in [0, 1]), `accuracy` and `images`.
+    """
+    probabilities = confidences(logits)
+    bin_of = _bin_of(probabilities, bins)
+    images = np.bincount(bin_of, minlength=bins)
+    filled = np.flatnonzero(images)
+    confidence = np.bincount(bin_of, weights=probabilities, minlength=bins)[filled] / images[filled]
+    right = np.bincount(bin_of, weights=predicted_classes(logits) == labels, minlength=bins)[filled]
+    columns = {"bin": filled + 1, "confidence": confidence.round(6), "accuracy": right / images[filled]}
+    return columns | {"images": images[filled]}
+
+
+def _bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    return np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1], right=True)
 
 
 def _check_finite(logits: np.ndarray) -> None:
