@@ -1,7 +1,7 @@
 """Look at the data set before training on it.
 
 Reads data/dataset/. Writes the mean and standard deviation of the training pixels, by which networks normalise; counts
-of classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
+of classes; a sheet of sample images, and a sheet of images before and after augmentation.
 """
 
 from cifar.system.process import start_stage
@@ -16,7 +16,7 @@ from cifar.config.params import load_params
 from cifar.data.examples import first_augmented
 from cifar.data.policy import build_policy
 from cifar.data.splits import hold_out, load_classes, load_split
-from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
 from cifar.results.sheets import draw_sheet
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import run
@@ -41,7 +41,6 @@ def main() -> None:
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})
     write_csv(FOLDER / "class_counts.csv", count_classes(splits, classes))
-    write_csv(FOLDER / "image_sizes.csv", count_sizes(splits))
     columns = samples.shape[1]
     title = f"The first {columns} training images of each class"
     draw_sheet(FOLDER / "samples.png", train.images[samples.ravel()], columns, title, row_labels=classes)
@@ -50,7 +49,7 @@ def main() -> None:
     title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
     captions = [classes[label] for label in originals.labels[:AUGMENTED]]
     draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions=captions)
-    print("written: metrics/stats.json, plots/stats/class_counts.csv, image_sizes.csv, samples.png, augmented.png")
+    print("written: metrics/stats.json, plots/stats/class_counts.csv, samples.png, augmented.png")
 
 
 if __name__ == "__main__":

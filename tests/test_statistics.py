@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar.data.splits import Split
-from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
 
 CLASSES = [f"class{k}" for k in range(10)]
 
@@ -44,11 +44,6 @@ def test_every_class_is_counted_also_one_without_images():
     assert table["images"].tolist() == [1, 0, 0, 0, 0, 0, 0, 0, 0, 2] + [1] + [0] * 9
     assert table["class"].tolist() == CLASSES * 2
     assert table["split"].tolist() == ["train"] * 10 + ["test"] * 10
-
-
-def test_sizes_are_height_width_channels():
-    table = count_sizes({"train": Split(np.zeros((7, 32, 16, 3), np.uint8), None)})
-    assert table.to_dict("records") == [{"split": "train", "size": "32 x 16 x 3", "images": 7}]
 
 
 def test_samples_are_the_first_of_each_class():

@@ -1,4 +1,4 @@
-"""What a data set holds: mean and standard deviation of its channels, and counts of classes and image sizes."""
+"""What a data set holds: mean and standard deviation of its channels, and counts of classes."""
 
 import math
 
@@ -35,15 +35,6 @@ def count_classes(splits: dict[str, Split], classes: list[str]) -> pd.DataFrame:
     for name, split in splits.items():
         counts = np.bincount(split.labels, minlength=len(classes))
         rows += [{"class": c, "split": name, "images": n} for c, n in zip(classes, counts, strict=True)]
-    return pd.DataFrame(rows)
-
-
-def count_sizes(splits: dict[str, Split]) -> pd.DataFrame:
-    """A table with the columns split, size (height x width x channels) and images; a split has one size."""
-    rows = [
-        {"split": name, "size": " x ".join(map(str, images.shape[1:])), "images": len(images)}
-        for name, (images, _) in splits.items()
-    ]
     return pd.DataFrame(rows)
 
 

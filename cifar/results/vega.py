@@ -10,14 +10,25 @@ from dvc_render.vega import VegaRenderer
 
 TEMPLATES = Path(".dvc/plots")
 VERSION = "5.21"  # of Vega-Lite: the templates are in version 5
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]  # Okabe and Ito: told apart when colour-blind
+COLOURS = [
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+]  # Okabe and Ito: told apart when colour-blind
+WIDTH, HEIGHT = 400, 250  # of curves: narrower than on DVC's page, so that letters stay readable on a phone
 LOOK = {
     "aria": False,  # the page has a text alternative for each chart; one for each mark would make it twice as large
     "background": "white",
-    "axis": {"gridColor": "#e4e4e4", "domainColor": "#888888", "tickColor": "#888888", "titleFontWeight": "normal"},
+    "axis": {"gridColor": "#e4e4e4", "domainColor": "#888888", "tickColor": "#888888", "titleFontWeight": "normal"}
+    | {"labelFontSize": 12, "titleFontSize": 12},
     "range": {"category": COLOURS},
     "mark": {"color": COLOURS[0]},
     "view": {"stroke": None},
+    "legend": {"orient": "bottom", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
+    "title": {"fontSize": 14, "offset": 10},
 }
 
 
@@ -52,6 +63,8 @@ def specification(chart: Chart, tables: Mapping[str, pd.DataFrame]) -> dict[str,
     )  # fmt: skip
     spec = renderer.get_filled_template()
     _recolour(spec, is_alone=len(tables) == 1)
+    if isinstance(spec.get("height"), int):
+        spec |= {"width": WIDTH, "height": HEIGHT}
     return spec | {"config": LOOK}
 
 
