@@ -143,6 +143,11 @@ def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
         ("Test accuracy", words.percent(scores["accuracy"]), f"{scores['wrong']:,} of {scores['images']:,} wrong"),
         ("Test loss", f"{scores['loss']:.3f}", "cross entropy, in nats"),
         ("Mean confidence", words.percent(float(predictions.confidences().mean()), 1), "on the test images"),
+        (
+            "Calibration error",
+            words.percent(scores["expected_calibration_error"], 1),
+            "between confidence and accuracy",
+        ),
         ("Validation accuracy", words.percent(train["val_accuracy"]), f"{train['val_images']:,} images"),
         ("Parameters", f"{train['parameters']:,}", run.card["network"]["name"]),
     ]
@@ -191,11 +196,11 @@ def _mistakes(
             "runner_up_probability": words.percent(probabilities[row, second], 1),
         }
         cards.append(card)
-    maps = np.concatenate([heatmaps.predicted, heatmaps.true])
     return {
         "cards": cards,
         "images": image_sheet(pictures.test.images[heatmaps.indices]),
-        "maps": heatmap_sheet(maps),
+        "predicted_maps": heatmap_sheet(heatmaps.predicted),
+        "true_maps": heatmap_sheet(heatmaps.true),
         "bar": colour_bar(),
         "method": {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}[settings["method"]],
         "layer": settings["layers"][-1],

@@ -111,9 +111,9 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """How long the training was, and where it ended."""
     held_out = "validation images" if params["val_size"] else "test images, since none are held out"
-    scores = "" if params["train_scores"] == "eval" else ", measured on augmented batches while the network changed"
+    measured = "" if params["train_scores"] == "eval" else ", measured on augmented batches while the network changed"
     return (
         f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights are those of epoch "
-        f"{train['epoch']} of {params['epochs']}. "
-        f"Accuracy there: {percent(train['train_accuracy'])} on training images{scores}; {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
+        f"{train['epoch']} of {params['epochs']}. Their accuracy is {percent(train['train_accuracy'])} on training "
+        f"images{measured}, and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
     )
