@@ -31,7 +31,7 @@ CHARTS = {
         x_label="learning rate", y_label="loss",
     ),
     "loss": Chart(
-        "plots/train/history.csv", "epochs", "epoch", ("train_loss", "val_loss"), "Loss by epoch",
+        "plots/train/history.csv", "loss", "epoch", "val_loss", "Loss by epoch",
         y_label="cross entropy",
     ),
     "accuracy": Chart(
