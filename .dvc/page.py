@@ -1,4 +1,4 @@
-"""Write .dvc/page.html, the page that `dvc plots` fills: with Vega in it, so that charts are drawn without a network."""
+"""Write .dvc/page.html, the page that `dvc plots` fills. It holds Vega, so charts are drawn without a network."""
 
 from pathlib import Path
 
@@ -16,7 +16,8 @@ PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>Plots</title>
 <style>
-body { margin: 2rem; font: 1rem/1.5 system-ui, sans-serif; display: flex; flex-wrap: wrap; gap: 2rem; align-items: start }
+body { margin: 2rem; font: 1rem/1.5 system-ui, sans-serif }
+body { display: flex; flex-wrap: wrap; gap: 2rem; align-items: start }
 body > div { max-width: 100%; overflow-x: auto }
 img { max-width: 100%; height: auto }
 </style>

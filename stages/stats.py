@@ -33,7 +33,7 @@ def main() -> None:
     splits = {"train": train, "test": test}
 
     mean, std = channel_statistics(train.images)
-    samples = first_of_each_class(train.labels, SAMPLES)
+    samples = first_of_each_class(train.labels, len(classes), SAMPLES)
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()))
     originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)

@@ -48,9 +48,9 @@ def test_every_class_is_counted_also_one_without_images():
 
 def test_samples_are_the_first_of_each_class():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 7))
-    samples = first_of_each_class(labels, 5)
+    samples = first_of_each_class(labels, 10, 5)
     assert samples.tolist() == [[i for i, label in enumerate(labels) if label == k][:5] for k in range(10)]
-    assert first_of_each_class(labels, 99).shape == (10, 7)
+    assert first_of_each_class(labels, 10, 99).shape == (10, 7)
 
 
 @pytest.mark.skipif(

@@ -15,7 +15,7 @@ from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.captions import runners_up
 from cifar.results.heatmaps import Heatmaps
-from cifar.results.predictions import Predictions, confused_pairs
+from cifar.results.predictions import Predictions
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
 from cifar.results.vega import Chart
@@ -128,7 +128,7 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
         "result": words.result(metrics["evaluate"]),
         "calibration": words.calibration(metrics["evaluate"], predictions),
         "weakest": words.weakest(run.tables["plots/evaluate/class_accuracy.csv"]),
-        "confused": words.most_confused(confused_pairs(predictions, run.card["classes"])),
+        "confused": words.most_confused(run.tables["plots/misclassified/confused_pairs.csv"]),
         "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
         "training": words.training(metrics["train"], params),
         "range_test": words.range_test(metrics["lr_find"], metrics["train"]),
@@ -216,7 +216,7 @@ def _log(history: pd.DataFrame) -> dict[str, Any]:
 
 def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequence[str]) -> dict[str, Any]:
     stats, train, count = run.metrics["stats"], pictures.train, min(len(names), SAMPLE_CLASSES)
-    samples = first_of_each_class(train.labels, min(10, SAMPLES // count))[:count]  # (classes, images)
+    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // count))  # (classes, images)
     rows = [
         {
             "name": names[k],

@@ -56,6 +56,9 @@ def specification(chart: Chart, tables: Mapping[str, pd.DataFrame]) -> dict[str,
             for column in columns:
                 long = table[[chart.x]].assign(value=table[column], rev=run, field=column, filename=chart.table)
                 rows += long.to_dict("records")
+    if not rows:  # for example no pair of classes that is confused
+        nothing = {"mark": "text", "encoding": {"text": {"value": "none"}}}
+        return {"data": {"values": [{}]}, "title": chart.title, "width": WIDTH, "height": 40, **nothing, "config": LOOK}
     renderer = VegaRenderer(
         rows, chart.table, template=chart.template, template_dir=str(TEMPLATES), x=chart.x, y=y, title=chart.title,
         x_label=chart.x_label or chart.x, y_label=chart.y_label or y, revs_with_datapoints=list(tables),
