@@ -21,8 +21,8 @@ def main() -> None:
 
     print(flush=True)
     dvc(["metrics", "show", "metrics/evaluate.json"])
-    print("\nPictures:", *sorted(map(str, Path("plots").glob("*/*.png"))), sep="\n")
     print("\nAll on one page: report/index.html")
+    print("\nPictures:", *sorted(map(str, Path("plots").glob("*/*.png"))), sep="\n")
 
 
 def leave_out(advice: str) -> None:

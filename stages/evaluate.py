@@ -31,8 +31,6 @@ from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import printable, run
 
-CALIBRATION_BINS = 15  # as in Guo et al., "On Calibration of Modern Neural Networks", 2017
-
 
 def main() -> None:
     params = load_params("evaluate")
@@ -50,12 +48,12 @@ def main() -> None:
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
-    write_csv("plots/evaluate/reliability.csv", pd.DataFrame(reliability(logits, labels, CALIBRATION_BINS)))
+    write_csv("plots/evaluate/reliability.csv", pd.DataFrame(reliability(logits, labels, bins=15)))
     scores = {
         "accuracy": accuracy(logits, labels),
         "top5_accuracy": top_k_accuracy(logits, labels, k=5),
         "loss": round(cross_entropy(logits, labels), 6),
-        "expected_calibration_error": round(expected_calibration_error(logits, labels, CALIBRATION_BINS), 6),
+        "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
         "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }

@@ -271,7 +271,7 @@ def test_the_files_that_were_written_are_named(project, capsys):
     assert written == [
         f"written: data/misclassified.csv ({mistakes} mistakes), plots/misclassified/gallery.png, correct.png, "
         "confused_pairs.csv",
-        "written: plots/gradcam/misclassified.png, correct.png",
+        "written: data/heatmaps.npz, plots/gradcam/misclassified.png, correct.png",
     ]
 
 

@@ -252,7 +252,7 @@ def test_every_package_that_the_code_imports_is_declared():
     packages = {name.split(".")[0] for path in files for name in imports(path)}
     packages -= {"cifar", "stages", *sys.stdlib_module_names}
     distributions = packages_distributions()
-    assert not {package for package in packages if not declared & set(distributions[package])}
+    assert not {package for package in packages if not declared & {*map(str.lower, distributions[package])}}
 
 
 def test_constraints_pin_every_dependency_by_name_and_version_alone():

@@ -152,9 +152,7 @@ def test_make_repro_ends_with_the_accuracy_and_the_pictures_and_advises_no_push_
     assert ended.returncode == 0, ended.stderr
     accuracy = json.loads((project.folder / "metrics/evaluate.json").read_text())["accuracy"]
     assert f"{accuracy:.5g}"[:6] in ended.stdout and "dvc push" not in ended.stdout
-    assert ended.stdout.endswith(
-        "plots/stats/augmented.png\nplots/stats/samples.png\n\nAll on one page: report/index.html\n"
-    )
+    assert ended.stdout.endswith("plots/stats/augmented.png\nplots/stats/samples.png\n")
     assert project.git("status", "--porcelain") == ""
 
 
