@@ -62,7 +62,8 @@ def main() -> None:
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
     print(result_line(scores, by_class))
-    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/")
+    tables = "plots/evaluate/confusion.csv, class_accuracy.csv, reliability.csv"
+    print(f"written: metrics/evaluate.json, {PREDICTIONS}, {tables}")
 
 
 def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:

@@ -245,7 +245,8 @@ def test_evaluate_prints_the_accuracy_the_mistakes_and_the_weakest_classes(proje
         f"test accuracy {hits.mean():.4f}: {40 - hits.sum()} of 40 wrong; weakest classes: "
         + ", ".join(f"{name} {accuracies[name]:.3f}" for name in weakest)
     )
-    named = ("metrics/evaluate.json", "data/predictions.npz", "plots/evaluate/confusion.csv", "class_accuracy.csv")
+    tables = ("plots/evaluate/confusion.csv", "class_accuracy.csv", "reliability.csv")
+    named = ("metrics/evaluate.json", "data/predictions.npz", *tables)
     assert second == f"written: {', '.join(named)}"
 
 
