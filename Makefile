@@ -17,7 +17,7 @@ export DEMO PARAMS KILLS PYTHON
 # `python -m stages.<name>` finds `stages` in the current folder, where PYTHONSAFEPATH would forbid Python to look.
 unexport PYTHONSAFEPATH
 
-.PHONY: help demo test kills gpu repro experiments mend deps fresh lint audit
+.PHONY: help demo test kills gpu repro experiments mend deps page fresh lint audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ mend: .venv/ready ## repair what DVC cannot: half-written dvc.lock and locks, ca
 
 deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
 	@python .dvc/deps.py
+
+page: .venv/ready ## write the page that `dvc plots` fills, with Vega in it
+	@python .dvc/page.py
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages

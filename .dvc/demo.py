@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = "stages", "cifar", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/plots"
+COPIED = "stages", "cifar", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/page.html", ".dvc/plots"
 SETTINGS = (
     "[core]\n    no_scm = true\n"  # .dvc/config.local of a demo, by which a later `make demo` knows its own folder
 )

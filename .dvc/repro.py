@@ -21,6 +21,7 @@ def main() -> None:
 
     print(flush=True)
     dvc(["metrics", "show", "metrics/evaluate.json"])
+    print("\nAll on one page: report/index.html")
     print("\nPictures:", *sorted(map(str, Path("plots").glob("*/*.png"))), sep="\n")
 
 

@@ -1,1 +1,1 @@
-"""The stages in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam."""
+"""The stages in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam, report."""

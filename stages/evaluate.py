@@ -1,7 +1,7 @@
 """Measure the trained network on the test images.
 
-Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and two tables:
-one for the confusion matrix, one with the accuracy of each class.
+Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and three tables:
+for the confusion matrix, for the accuracy of each class and for the reliability diagram.
 """
 
 from cifar.system.process import start_stage
@@ -26,6 +26,7 @@ from cifar.results.scores import (
     cross_entropy,
     expected_calibration_error,
     predicted_classes,
+    reliability,
     top_k_accuracy,
 )
 from cifar.system.device import pick_device, prepare
@@ -49,6 +50,7 @@ def main() -> None:
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
     by_class = pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)})
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
+    write_csv("plots/evaluate/reliability.csv", pd.DataFrame(reliability(logits, labels, bins=15)))
     low, high = accuracy_interval(int(np.count_nonzero(predicted == labels)), len(labels))
     scores = {
         "accuracy": accuracy(logits, labels),
@@ -65,7 +67,8 @@ def main() -> None:
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
     print(result_line(scores, by_class))
-    print(f"written: metrics/evaluate.json, {PREDICTIONS}, plots/evaluate/confusion.csv, class_accuracy.csv")
+    tables = "plots/evaluate/confusion.csv, class_accuracy.csv, reliability.csv"
+    print(f"written: metrics/evaluate.json, {PREDICTIONS}, {tables}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 Reads the model, its predictions, the list of mistakes and the test images. Draws two sheets: the mistakes that the
 gallery shows, and as many correctly classified images. Each image has its heatmaps beside it, one for each layer.
+For the report it also writes heatmaps of the most confident mistakes as arrays, for the predicted and the true class.
 """
 
 from cifar.system.process import start_stage
@@ -14,7 +15,8 @@ from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
 from cifar.nn.saved import check_classes, load_model
 from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
-from cifar.results.gradcam import heatmap_strips, legend
+from cifar.results.gradcam import heatmap_strips, legend, map_mistakes
+from cifar.results.heatmaps import HEATMAPS, save_heatmaps
 from cifar.results.predictions import find_correct, load_mistakes, load_predictions, spread_over_classes
 from cifar.results.sheets import draw_sheet
 from cifar.system.process import run
@@ -41,7 +43,8 @@ def main() -> None:
         title = f"{len(shown)} of {len(indices):,} {name} test images\nBeside each: {legend(params.gradcam)}"
         captions = prediction_captions(predictions, shown, model.classes)
         draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions, caption_colours=colours)
-    print(f"written: {FOLDER}/misclassified.png, correct.png")
+    save_heatmaps(map_mistakes(model, test.images, predictions, load_mistakes(predictions), settings=params.gradcam))
+    print(f"written: {HEATMAPS}, {FOLDER}/misclassified.png, correct.png")
 
 
 if __name__ == "__main__":

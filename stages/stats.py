@@ -1,7 +1,7 @@
 """Look at the data set before training on it.
 
 Reads data/dataset/. Writes the mean and standard deviation of the training pixels, by which networks normalise; counts
-of classes and image sizes; a sheet of sample images, and a sheet of images before and after augmentation.
+of classes; a sheet of sample images, and a sheet of images before and after augmentation.
 """
 
 from cifar.system.process import start_stage
@@ -11,12 +11,12 @@ start_stage(__name__)
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cifar.config.params import load_params
-from cifar.data.policy import augment_batch, build_policy
-from cifar.data.splits import epoch_batches, hold_out, load_classes, load_split
-from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.data.examples import first_augmented
+from cifar.data.policy import build_policy
+from cifar.data.splits import hold_out, load_classes, load_split
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
 from cifar.results.sheets import draw_sheet
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import run
@@ -33,17 +33,14 @@ def main() -> None:
     splits = {"train": train, "test": test}
 
     mean, std = channel_statistics(train.images)
-    samples = first_of_each_class(train.labels, SAMPLES)
+    samples = first_of_each_class(train.labels, len(classes), SAMPLES)
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     policy = build_policy([(step.name, step.arguments) for step in params.augment], list(mean.values()))
-    first_batch = epoch_batches(len(training.labels), params.batch_size, params.seed, epoch=0)[0]
-    originals = training.take(first_batch)
-    augmented = augment_batch(policy, torch.from_numpy(originals.images), first_batch, (params.seed, 0, 0)).numpy()
+    originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)
 
     counts = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", counts | {"mean": mean, "std": std})
     write_csv(FOLDER / "class_counts.csv", count_classes(splits, classes))
-    write_csv(FOLDER / "image_sizes.csv", count_sizes(splits))
     columns = samples.shape[1]
     title = f"The first {columns} training images of each class"
     draw_sheet(FOLDER / "samples.png", train.images[samples.ravel()], columns, title, row_labels=classes)
@@ -52,7 +49,7 @@ def main() -> None:
     title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
     captions = [classes[label] for label in originals.labels[:AUGMENTED]]
     draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions=captions)
-    print("written: metrics/stats.json, plots/stats/class_counts.csv, image_sizes.csv, samples.png, augmented.png")
+    print("written: metrics/stats.json, plots/stats/class_counts.csv, samples.png, augmented.png")
 
 
 if __name__ == "__main__":

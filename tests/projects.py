@@ -21,6 +21,7 @@ TREE = [
     ".dvc/config",
     ".dvc/demo.py",
     ".dvc/mend.py",
+    ".dvc/page.html",
     ".dvc/repro.py",
     ".dvc/plots",
     "Makefile",

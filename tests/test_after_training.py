@@ -262,7 +262,8 @@ def test_evaluate_prints_the_accuracy_the_mistakes_and_the_weakest_classes(proje
         f"test accuracy {hits.mean():.4f}: {40 - hits.sum()} of 40 wrong; weakest classes: "
         + ", ".join(f"{name} {accuracies[name]:.3f}" for name in weakest)
     )
-    named = ("metrics/evaluate.json", "data/predictions.npz", "plots/evaluate/confusion.csv", "class_accuracy.csv")
+    tables = ("plots/evaluate/confusion.csv", "class_accuracy.csv", "reliability.csv")
+    named = ("metrics/evaluate.json", "data/predictions.npz", *tables)
     assert second == f"written: {', '.join(named)}"
 
 
@@ -288,7 +289,7 @@ def test_the_files_that_were_written_are_named(project, capsys):
     assert written == [
         f"written: data/misclassified.csv ({mistakes} mistakes), data/label_issues.csv, "
         "plots/misclassified/gallery.png, correct.png, label_issues.png, confused_pairs.csv",
-        "written: plots/gradcam/misclassified.png, correct.png",
+        "written: data/heatmaps.npz, plots/gradcam/misclassified.png, correct.png",
     ]
 
 

@@ -15,9 +15,11 @@ from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import modify_yaml
 
 from cifar.config.params import Declared, check_params, load_params, read_yaml
+from cifar.config.schema import Params
+from cifar.results.report import CHARTS
 
 ROOT = Path(__file__).parents[1]
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "report"]
 PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 MODULES = {
@@ -58,6 +60,11 @@ def closure(path: Path) -> set[Path]:
     return found
 
 
+def is_code(dep: str) -> bool:
+    """Is it a file of the project, not one that a stage makes?"""
+    return dep.startswith((".dvc/", "cifar/", "stages/"))
+
+
 def outputs(stage: str) -> list[str]:
     entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
     return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
@@ -74,6 +81,12 @@ def test_a_stages_code_deps_are_what_it_imports_no_more_and_no_less(stage):
     script = ROOT / f"stages/{stage}.py"
     expected = {str(path.relative_to(ROOT)) for path in {script, *closure(script)}}
     assert {dep for dep in PIPELINE[stage]["deps"] if dep.endswith(".py")} == expected, "run `make deps`"
+
+
+def test_the_report_depends_on_its_template_its_looks_and_the_templates_of_its_charts():
+    templates = {f".dvc/plots/{chart.template}.json" for chart in CHARTS.values()}
+    page = {str(path.relative_to(ROOT)) for path in ROOT.glob("cifar/results/page.*")}
+    assert {dep for dep in PIPELINE["report"]["deps"] if is_code(dep) and not dep.endswith(".py")} == templates | page
 
 
 def test_make_deps_leaves_all_but_the_code_as_it_is(tmp_path):
@@ -152,6 +165,8 @@ def test_a_stages_params_are_what_it_reads_no_more_and_no_less(stage):
         node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
     ]
     declared = PIPELINE[stage].get("params", [])
+    if stage == "report":  # it shows all params but the mirrors
+        read = Params.model_fields.keys() - {"mirrors"}
     assert set(declared) == read and len(declared) == len(read)
     assert [ast.literal_eval(load.args[0]) for load in loads] == ([stage] if declared else [])
 
@@ -170,12 +185,13 @@ READS = {  # whose outputs each stage reads, as the table in docs/layout.md has 
     "evaluate": {"download", "train"},
     "misclassified": {"download", "evaluate"},
     "gradcam": {"download", "train", "evaluate", "misclassified"},
+    "report": {"download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"},
 }
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_data_flows_from_stage_to_stage_as_the_contract_says(stage):
-    artifacts = [dep for dep in PIPELINE[stage]["deps"] if not dep.endswith(".py")]
+    artifacts = [dep for dep in PIPELINE[stage]["deps"] if not is_code(dep)]
     makers = {
         dep: maker for dep in artifacts for maker in STAGES for out in outputs(maker) if f"{dep}/".startswith(f"{out}/")
     }
@@ -191,6 +207,11 @@ def test_small_results_are_in_git_and_pictures_of_the_data_set_are_not():
                 path, options = next(iter(entry.items())) if isinstance(entry, dict) else (entry, {})
                 shows_images = path.endswith(".png") and stage != "lr_find"
                 assert options.get("cache", True) is shows_images, path
+    page, *charts = PIPELINE["report"]["outs"]
+    assert page == "report/index.html"
+    for chart in charts:
+        ((path, options),) = chart.items()
+        assert path.endswith(".svg") and options == {"cache": False}
 
 
 def test_the_plot_templates_exist():
@@ -202,6 +223,7 @@ def test_the_plot_templates_exist():
         for options in entry.values()
         if "template" in options
     }
+    named |= {plot["template"] for plots in read_yaml(ROOT / "dvc.yaml")["plots"] for plot in plots.values()}
     ours = {path.stem for path in ROOT.glob(".dvc/plots/*.json")}
     assert ours <= named <= ours | {"simple", "linear", "confusion"}
 
@@ -230,7 +252,7 @@ def test_every_package_that_the_code_imports_is_declared():
     packages = {name.split(".")[0] for path in files for name in imports(path)}
     packages -= {"cifar", "recipes", "stages", *sys.stdlib_module_names}
     distributions = packages_distributions()
-    assert not {package for package in packages if not declared & set(distributions[package])}
+    assert not {package for package in packages if not declared & {*map(str.lower, distributions[package])}}
 
 
 def test_constraints_pin_every_dependency_by_name_and_version_alone():

@@ -21,7 +21,7 @@ def checkout(tmp_path, monkeypatch) -> Path:
     folder = tmp_path / "Anna's work"
     for name in ("stages", "cifar", "recipes", ".dvc/plots"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("Makefile", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/demo.py"):
+    for name in ("Makefile", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/demo.py", ".dvc/page.html"):
         shutil.copyfile(ROOT / name, folder / name)
     (folder / "docs").mkdir()
     (folder / "docs/page.md").write_text("text")

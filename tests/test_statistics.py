@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar.data.splits import Split
-from cifar.data.statistics import channel_statistics, count_classes, count_sizes, first_of_each_class
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
 
 CLASSES = [f"class{k}" for k in range(10)]
 
@@ -46,16 +46,11 @@ def test_every_class_is_counted_also_one_without_images():
     assert table["split"].tolist() == ["train"] * 10 + ["test"] * 10
 
 
-def test_sizes_are_height_width_channels():
-    table = count_sizes({"train": Split(np.zeros((7, 32, 16, 3), np.uint8), None)})
-    assert table.to_dict("records") == [{"split": "train", "size": "32 x 16 x 3", "images": 7}]
-
-
 def test_samples_are_the_first_of_each_class():
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 7))
-    samples = first_of_each_class(labels, 5)
+    samples = first_of_each_class(labels, 10, 5)
     assert samples.tolist() == [[i for i, label in enumerate(labels) if label == k][:5] for k in range(10)]
-    assert first_of_each_class(labels, 99).shape == (10, 7)
+    assert first_of_each_class(labels, 10, 99).shape == (10, 7)
 
 
 @pytest.mark.skipif(

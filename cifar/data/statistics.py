@@ -1,4 +1,4 @@
-"""What a data set holds: mean and standard deviation of its channels, and counts of classes and image sizes."""
+"""What a data set holds: mean and standard deviation of its channels, and counts of classes."""
 
 import math
 
@@ -38,16 +38,7 @@ def count_classes(splits: dict[str, Split], classes: list[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def count_sizes(splits: dict[str, Split]) -> pd.DataFrame:
-    """A table with the columns split, size (height x width x channels) and images; a split has one size."""
-    rows = [
-        {"split": name, "size": " x ".join(map(str, images.shape[1:])), "images": len(images)}
-        for name, (images, _) in splits.items()
-    ]
-    return pd.DataFrame(rows)
-
-
-def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices (10, M) of the first images of each class; M is `count`, or the size of a smaller smallest class."""
-    count = min(count, np.bincount(labels, minlength=10).min())
-    return np.stack([np.flatnonzero(labels == k)[:count] for k in range(10)])
+def first_of_each_class(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Indices (K, M) of the first images of the first K `classes`; M is `count`, or less if one of them has fewer."""
+    count = min(count, np.bincount(labels, minlength=classes)[:classes].min())
+    return np.stack([np.flatnonzero(labels == k)[:count] for k in range(classes)])

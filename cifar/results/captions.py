@@ -20,8 +20,8 @@ def prediction_captions(predictions: Predictions, indices: np.ndarray, classes: 
     The classes are the true one, the predicted one, and the runner-up: the one with the second largest logit.
     """
     logits = predictions.logits[indices]
-    runners_up = np.argsort(-logits, axis=1, kind="stable")[:, 1]
-    named = {"true": predictions.labels[indices], "predicted": predictions.predicted[indices], "runner-up": runners_up}
+    named = {"true": predictions.labels[indices], "predicted": predictions.predicted[indices]}
+    named["runner-up"] = runners_up(logits)
     probabilities = np.exp(log_softmax(logits))  # (N, C)
     return [
         "\n".join(f"{name}: {classes[of[i]]} {probabilities[i, of[i]]:.1%}" for name, of in named.items())
@@ -37,3 +37,8 @@ def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:
     weakest = by_class[by_class["accuracy"] < 1].nsmallest(3, "accuracy")
     named = ", ".join(f"{printable(row[1])} {row.accuracy:.3f}" for row in weakest.itertuples())
     return f"{line}; weakest classes: {named}" if named else line
+
+
+def runners_up(logits: np.ndarray) -> np.ndarray:
+    """The classes (N,) with the second largest of the logits (N, C)."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, 1]

@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from cifar.config.schema import GradCAM
 from cifar.nn.inference import normalise
 from cifar.nn.saved import Model
+from cifar.results.heatmaps import Heatmaps, shown_mistakes
+from cifar.results.predictions import Predictions
 from cifar.system.process import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 TARGETS = {"predicted": "predicted", "label": "true"}
+BLOCK = 64  # images at a time, to bound the memory
 
 
 def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
@@ -29,6 +32,26 @@ def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settin
     for layer in settings.layers:
         panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, method=settings.method))]
     return np.concatenate(panels, axis=2)
+
+
+def map_mistakes(
+    model: Model, images: np.ndarray, predictions: Predictions, mistakes: np.ndarray, *, settings: GradCAM
+) -> Heatmaps:
+    """Heatmaps of the last of the layers for the mistakes that the report shows, the first of `mistakes` (M,).
+
+    `images` uint8 (N, H, W, 3) and `predictions` are those of all test images.
+    """
+    check_layers(model.network, settings.layers)
+    shown = mistakes[: shown_mistakes(images.shape[1:3])]
+    maps = np.zeros((2, len(shown), *images.shape[1:3]), np.uint8)
+    for start in range(0, len(shown), BLOCK):
+        block = shown[start : start + BLOCK]
+        inputs = normalise(torch.from_numpy(images[block]), model.statistics)
+        for row, classes in enumerate((predictions.predicted, predictions.labels)):
+            targets = torch.from_numpy(classes[block]).long()
+            drawn = heatmaps(model.network, inputs, settings.layers[-1], targets, method=settings.method)
+            maps[row, start : start + BLOCK] = (255 * drawn).round()
+    return Heatmaps(shown, *maps)
 
 
 def check_layers(network: nn.Module, layers: Sequence[str]) -> None:

@@ -70,9 +70,28 @@ def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int
     Modern Neural Networks", 2017, use 15 bins.
     """
     probabilities = confidences(logits)
-    bin_of = np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    bin_of = _bin_of(probabilities, bins)
     excess = (predicted_classes(logits) == labels) - probabilities
     return float(np.abs(np.bincount(bin_of, weights=excess)).sum() / len(labels))
+
+
+def reliability(logits: np.ndarray, labels: np.ndarray, bins: int) -> dict[str, np.ndarray]:
+    """The columns of a reliability diagram, over the bins of `expected_calibration_error` that hold images.
+
+    They are `bin` (its number, from 1), `confidence` (the mean of its images, in [0, 1]), `accuracy` and `images`.
+    """
+    probabilities = confidences(logits)
+    bin_of = _bin_of(probabilities, bins)
+    images = np.bincount(bin_of, minlength=bins)
+    filled = np.flatnonzero(images)
+    confidence = np.bincount(bin_of, weights=probabilities, minlength=bins)[filled] / images[filled]
+    right = np.bincount(bin_of, weights=predicted_classes(logits) == labels, minlength=bins)[filled]
+    columns = {"bin": filled + 1, "confidence": confidence.round(6), "accuracy": right / images[filled]}
+    return columns | {"images": images[filled]}
+
+
+def _bin_of(probabilities: np.ndarray, bins: int) -> np.ndarray:
+    return np.digitize(probabilities, np.linspace(0, 1, bins + 1)[1:-1], right=True)
 
 
 def _check_finite(logits: np.ndarray) -> None:

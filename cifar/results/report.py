@@ -1,0 +1,265 @@
+"""The report of a run: all that its stages have written, on one web page."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cifar.data.splits import Split
+from cifar.data.statistics import first_of_each_class
+from cifar.results import words
+from cifar.results.captions import runners_up
+from cifar.results.heatmaps import Heatmaps
+from cifar.results.predictions import Predictions
+from cifar.results.scores import log_softmax
+from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
+from cifar.results.vega import Chart
+from cifar.system.files import missing, read_json
+from cifar.system.process import InputError, printable
+
+HERE = Path(__file__).parent
+METRICS = "stats", "lr_find", "train", "evaluate"
+CHARTS = {
+    "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
+    "range_test": Chart(
+        "plots/lr_find/curve.csv", "lr_curve", "lr", "smoothed_loss", "Learning rate range test",
+        x_label="learning rate", y_label="loss",
+    ),
+    "loss": Chart(
+        "plots/train/history.csv", "loss", "epoch", "val_loss", "Loss by epoch",
+        y_label="cross entropy",
+    ),
+    "accuracy": Chart(
+        "plots/train/history.csv", "epochs", "epoch", ("train_accuracy", "val_accuracy"), "Accuracy by epoch",
+        y_label="accuracy",
+    ),
+    "learning_rate": Chart(
+        "plots/train/schedule.csv", "schedule", "step", "lr", "Learning rate of every step", y_label="learning rate"
+    ),
+    "confusion": Chart("plots/evaluate/confusion.csv", "confusion_counts", "predicted", "actual", "Confusion matrix"),
+    "class_accuracy": Chart("plots/evaluate/class_accuracy.csv", "bars", "accuracy", "class", "Accuracy by class"),
+    "reliability": Chart(
+        "plots/evaluate/reliability.csv", "reliability", "confidence", "accuracy", "Reliability diagram"
+    ),
+    "confused_pairs": Chart(
+        "plots/misclassified/confused_pairs.csv", "bars", "images", "pair", "Classes most often confused"
+    ),
+}  # fmt: skip
+SAMPLES = 200  # training images on the page, at most ten of a class
+SAMPLE_CLASSES = 100  # classes with samples
+PAIRS = 16  # images before and after augmentation
+
+
+class Run(NamedTuple):
+    """What a run has written: metrics by stage, the charts' tables by file, and the model's card and summary."""
+
+    metrics: dict[str, dict[str, Any]]
+    tables: dict[str, pd.DataFrame]
+    card: dict[str, Any]
+    summary: str
+
+
+class Pictures(NamedTuple):
+    """The images that the page shows: training images, a batch before and after augmentation, test images."""
+
+    train: Split
+    originals: Split
+    augmented: np.ndarray
+    test: Split
+    heatmaps: Heatmaps
+
+
+def load_run(folder: Path = Path()) -> Run:
+    """Raises InputError if a file is missing or damaged."""
+    metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in METRICS}
+    tables = {chart.table: _read_table(folder / chart.table) for chart in CHARTS.values()}
+    summary = folder / "models/summary.txt"
+    if not summary.is_file():
+        raise missing(summary)
+    return Run(metrics, tables, read_json(folder / "models/model.json"), summary.read_text(encoding="utf-8"))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    """The CSV; a class may be named NA."""
+    try:
+        return pd.read_csv(path, keep_default_na=False)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except ValueError:
+        raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
+
+
+def render(
+    run: Run, params: Mapping[str, Any], predictions: Predictions, pictures: Pictures, *, charts: Mapping[str, str]
+) -> str:
+    """The page as HTML without links to other files; `charts` are the SVGs of CHARTS, `params` those of params.yaml."""
+    names = [printable(str(name)) for name in run.card["classes"]]
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("page.html").render(
+        title=words.title(params),
+        words=_sentences(run, params, predictions, pictures),
+        figures=_figures(run, predictions),
+        classes=names,
+        matrix=_matrix(predictions, names),
+        charts={name: Markup(_with_own_ids(svg, name)) for name, svg in charts.items()},
+        mistakes=_mistakes(predictions, pictures, names, params["gradcam"]),
+        log=_log(run.tables["plots/train/history.csv"]),
+        data=_data(run, params, pictures, names),
+        run={
+            "params": _flat(params),
+            "environment": _flat(run.card["environment"]),
+            "summary": run.summary,
+        },
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    )
+
+
+def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pictures: Pictures) -> dict[str, str]:
+    metrics = run.metrics
+    return {
+        "result": words.result(metrics["evaluate"]),
+        "calibration": words.calibration(metrics["evaluate"], predictions),
+        "weakest": words.weakest(run.tables["plots/evaluate/class_accuracy.csv"]),
+        "confused": words.most_confused(run.tables["plots/misclassified/confused_pairs.csv"]),
+        "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
+        "training": words.training(metrics["train"], params),
+        "range_test": words.range_test(metrics["lr_find"], metrics["train"]),
+        "data": words.data(metrics["stats"], run.tables["plots/stats/class_counts.csv"], pictures.train.images),
+    }
+
+
+def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
+    """Name, value and note of the figures at the head of the page."""
+    scores, train = run.metrics["evaluate"], run.metrics["train"]
+    return [
+        ("Test accuracy", words.percent(scores["accuracy"]), f"{scores['wrong']:,} of {scores['images']:,} wrong"),
+        ("Test loss", f"{scores['loss']:.3f}", "cross entropy, in nats"),
+        ("Mean confidence", words.percent(float(predictions.confidences().mean()), 1), "on the test images"),
+        (
+            "Calibration error",
+            words.percent(scores["expected_calibration_error"], 1),
+            "between confidence and accuracy",
+        ),
+        ("Validation accuracy", words.percent(train["val_accuracy"]), f"{train['val_images']:,} images"),
+        ("Parameters", f"{train['parameters']:,}", run.card["network"]["name"]),
+    ]
+
+
+def _matrix(predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the confusion matrix, with the strength of each cell's colour in percent.
+
+    It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong.
+    """
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
+    most_wrong = max(1, int((counts - np.diag(np.diag(counts))).max()))
+    rows = []
+    for number, (name, row) in enumerate(zip(names, counts.tolist(), strict=True)):
+        cells = [
+            {
+                "images": n,
+                "is_right": k == number,
+                "strength": round(100 * n / (sum(row) if k == number else most_wrong)),
+            }
+            for k, n in enumerate(row)
+        ]
+        rows.append({"name": name, "number": number, "cells": cells})
+    return rows
+
+
+def _mistakes(
+    predictions: Predictions, pictures: Pictures, names: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    heatmaps = pictures.heatmaps
+    probabilities = np.exp(log_softmax(predictions.logits[heatmaps.indices]))  # (M, C)
+    seconds = runners_up(predictions.logits[heatmaps.indices])
+    cards = []
+    for row, (index, second) in enumerate(zip(heatmaps.indices.tolist(), seconds.tolist(), strict=True)):
+        true, predicted = int(predictions.labels[index]), int(predictions.predicted[index])
+        card = {
+            "index": index,
+            "true": names[true],
+            "true_number": true,
+            "true_probability": words.percent(probabilities[row, true], 1),
+            "predicted": names[predicted],
+            "predicted_number": predicted,
+            "confidence": words.percent(probabilities[row, predicted], 1),
+            "runner_up": "" if second == true else names[second],
+            "runner_up_probability": words.percent(probabilities[row, second], 1),
+        }
+        cards.append(card)
+    return {
+        "cards": cards,
+        "images": image_sheet(pictures.test.images[heatmaps.indices]),
+        "predicted_maps": heatmap_sheet(heatmaps.predicted),
+        "true_maps": heatmap_sheet(heatmaps.true),
+        "bar": colour_bar(),
+        "method": {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}[settings["method"]],
+        "layer": settings["layers"][-1],
+    }
+
+
+def _log(history: pd.DataFrame) -> dict[str, Any]:
+    rows = [
+        [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in history.to_numpy(object)
+    ]
+    return {"columns": [name.replace("_", " ") for name in history.columns], "rows": rows}
+
+
+def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequence[str]) -> dict[str, Any]:
+    stats, train, count = run.metrics["stats"], pictures.train, min(len(names), SAMPLE_CLASSES)
+    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // count))  # (classes, images)
+    rows = [
+        {
+            "name": names[k],
+            "numbers": list(range(k * samples.shape[1], (k + 1) * samples.shape[1])),
+            "alternatives": [f"training image {index}, {names[k]}" for index in of_class],
+        }
+        for k, of_class in enumerate(samples.tolist())
+    ]
+    labels = pictures.originals.labels[:PAIRS].tolist()
+    shown = np.stack([pictures.originals.images[:PAIRS], pictures.augmented[:PAIRS]], axis=1)
+    pairs = [
+        {
+            "name": names[label],
+            "numbers": [2 * k, 2 * k + 1],
+            "alternatives": [f"{names[label]} before augmentation", f"{names[label]} after augmentation"],
+        }
+        for k, label in enumerate(labels)
+    ]
+    return {
+        "channels": [
+            (channel, f"{stats['mean'][channel]:.4f}", f"{stats['std'][channel]:.4f}") for channel in stats["mean"]
+        ],
+        "samples": image_sheet(train.images[samples.ravel()], tile=2 * TILE // 3),
+        "rows": rows,
+        "augmented": image_sheet(shown.reshape(-1, *shown.shape[2:])),
+        "pairs": pairs,
+        "transforms": words.listed([step["name"] for step in params["augment"]]) if params["augment"] else "",
+    }
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+    """Names and values as text; a value within another has both names: optimizer.momentum."""
+    rows = []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{before}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            rows += [row for number, each in enumerate(value, 1) for row in _flat(each, f"{before}{name}.{number}.")]
+        else:
+            rows.append((f"{before}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows
+
+
+def _with_own_ids(svg: str, name: str) -> str:
+    """The SVG with ids that no other chart of the page has."""
+    return re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", svg)

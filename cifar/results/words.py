@@ -1,0 +1,119 @@
+"""What the figures of a run say, in sentences."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cifar.results.predictions import Predictions
+from cifar.results.scores import accuracy_interval
+from cifar.system.process import printable
+
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+SURE = 0.9  # a confidence above which a mistake is worth a word
+
+
+def percent(fraction: float, digits: int = 2) -> str:
+    """A fraction as a percentage, with a space that does not break."""
+    return f"{100 * fraction:.{digits}f}\u00a0%"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b` or `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def title(params: Mapping[str, Any]) -> str:
+    return f"{params['model']['name']} on {DATASETS.get(params['dataset'], params['dataset'])}"
+
+
+def result(metrics: Mapping[str, float]) -> str:
+    right, images = metrics["images"] - metrics["wrong"], metrics["images"]
+    low, high = accuracy_interval(right, images)
+    text = (
+        f"The network classifies {right:,} of {images:,} test images correctly, "
+        f"an accuracy of {percent(right / images)}. "
+        f"The 95\u00a0% interval, for other test images of the same kind, is {percent(low)} to {percent(high)}."
+    )
+    if "tta_accuracy" in metrics:
+        text += f" Averaged over augmented views of each image, the accuracy is {percent(metrics['tta_accuracy'])}."
+    return text
+
+
+def calibration(metrics: Mapping[str, float], predictions: Predictions) -> str:
+    """How far confidence and accuracy are apart."""
+    confidence = float(predictions.confidences().mean())
+    accuracy = 1 - metrics["wrong"] / metrics["images"]
+    gap = f"{100 * abs(confidence - accuracy):.1f} points {'below' if confidence < accuracy else 'above'}"
+    return (
+        f"Its mean confidence is {percent(confidence, 1)}, {gap} its accuracy: "
+        f"it is {'less' if confidence < accuracy else 'more'} sure than it should be. "
+        f"The expected calibration error is {percent(metrics['expected_calibration_error'], 1)}."
+    )
+
+
+def weakest(by_class: pd.DataFrame, count: int = 3) -> str:
+    """The classes with the lowest accuracy; empty if all images are right."""
+    rows = by_class[by_class["accuracy"] < 1].nsmallest(count, "accuracy")
+    named = [f"{printable(str(row[1]))} ({percent(row.accuracy, 1)})" for row in rows.itertuples()]
+    return f"The weakest {'class is' if len(named) == 1 else 'classes are'} {listed(named)}." if named else ""
+
+
+def most_confused(pairs: pd.DataFrame, count: int = 3) -> str:
+    named = [
+        f"{printable(str(pair.actual))} taken for {printable(str(pair.predicted))} ({pair.images} of {pair.of:,})"
+        for pair in pairs.head(count).itertuples()
+    ]
+    return f"Confused most often: {listed(named)}." if named else ""
+
+
+def mistakes(predictions: Predictions, shown: int) -> str:
+    """How many mistakes there are, how many with a high confidence, and how many are not on the page."""
+    wrong = predictions.predicted != predictions.labels
+    count = int(wrong.sum())
+    if not count:
+        return "The network makes no mistake on the test images."
+    sure = int((predictions.confidences()[wrong] > SURE).sum())
+    with_them = f", {sure:,} of them with a confidence above {percent(SURE, 0)}" if sure else ""
+    text = f"The network makes {count:,} mistake{'s' * (count > 1)}{with_them}."
+    if shown < count:
+        left_out = f"{count - shown:,} are left out, to keep the page small"
+        return f"{text} The {shown:,} most confident ones are here; {left_out}."
+    return f"{text} All of them are here, the most confident first."
+
+
+def data(stats: Mapping[str, Any], counts: pd.DataFrame, images: np.ndarray) -> str:
+    """How many images there are, of which size, and how they spread over the classes."""
+    height, width = images.shape[1:3]
+    train = counts.loc[counts["split"] == "train", "images"]
+    spread = (
+        f"{train.min():,} of each class"
+        if train.min() == train.max()
+        else f"{train.min():,} to {train.max():,} a class"
+    )
+    return (
+        f"{stats['images']:,} training images ({spread}) and {stats['test_images']:,} test images of "
+        f"{width} × {height} pixels in {len(train):,} classes."
+    )
+
+
+def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> str:
+    """What the range test suggests, and what the training used."""
+    rates = [f"{name} {suggestion[name]:.3g}" for name in ("lr_max", "lr_min") if name in suggestion]
+    found = f"it suggests {listed(rates)}" if rates else "it has no suggestion, since the loss never falls"
+    return (
+        f"The range test raised the learning rate over {suggestion['steps']} steps; {found}. "
+        f"The training used lr_max {train['lr_max']:.3g} and lr_min {train['lr_min']:.3g}."
+    )
+
+
+def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
+    """How long the training was, and where it ended."""
+    held_out = "validation images" if params["val_size"] else "test images, since none are held out"
+    measured = "" if params["train_scores"] == "eval" else ", measured on augmented batches while the network changed"
+    return (
+        f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights are those of epoch "
+        f"{train['epoch']} of {params['epochs']}. Their accuracy is {percent(train['train_accuracy'])} on training "
+        f"images{measured}, and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
+    )
