@@ -1,7 +1,7 @@
 """Measure the trained network on the test images.
 
-Reads the model and the test images. Writes the scores, the predictions, which the later stages read, and two tables:
-one for the confusion matrix, one with the accuracy of each class.
+Reads the model and the test images. Writes the scores, the predictions, and tables for the confusion matrix and the
+accuracy of each class.
 """
 
 from cifar.system.process import start_stage
@@ -29,19 +29,22 @@ from cifar.results.scores import (
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import printable, run
+from cifar.system.processes import launch, leave_to_first
 
 
 def main() -> None:
     params = load_params("evaluate")
+    launch(params.shards)
     prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
     check_classes(model, load_classes())
-
     logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits = logits_of()
+    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
+        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+    leave_to_first()
     predicted = predicted_classes(logits)
-
     save_predictions(Predictions(logits, labels, predicted))
     names = np.array(model.classes)
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
@@ -55,8 +58,7 @@ def main() -> None:
         "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }
-    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
-        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+    if params.test_time_augmentation != "none":
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
     print(result_line(scores, by_class))
