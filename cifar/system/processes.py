@@ -29,7 +29,7 @@ from cifar.system.process import LOST, REPRO, InputError, Stopped, is_one_of_sev
 Item = TypeVar("Item")
 
 JOIN = timedelta(seconds=120)  # from the first process that is ready to the last; they import torch at the same time
-ANSWER = timedelta(seconds=25)  # torchrun's launcher then needs up to 30 to end a process that is stuck
+ANSWER = timedelta(seconds=22)  # torchrun's launcher then needs up to 30 to end a process that is stuck
 SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `process.GRACE`
 STUCK = f"a process of this stage has not answered for {ANSWER.seconds} s"
 NODES_WAIT = 900  # seconds in which all machines must start
@@ -121,7 +121,8 @@ def sum_over_processes(vector: Tensor) -> Tensor:
                 dist.P2POp(call, what, other) for call, what in ((dist.isend, vector), (dist.irecv, received))
             ]
             for work in dist.batch_isend_irecv(operations):
-                work.wait()
+                # Gloo does not limit these by `set_timeout`; NCCL does, and would make the processor wait here.
+                work.wait(*([ANSWER] if vector.device.type == "cpu" else []))
         vector.add_(received)
         distance *= 2
     return vector
