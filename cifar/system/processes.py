@@ -5,6 +5,7 @@ Without PROCESSES and other processes all functions here work for the one proces
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import platform
@@ -250,6 +251,7 @@ def _join() -> None:
     with _lost_processes():
         dist.init_process_group({"cuda": "nccl", "cpu": "gloo"}[device.type], timeout=JOIN)
         dist.set_timeout(ANSWER)
+    atexit.register(dist.destroy_process_group)  # else its threads may abort the process at its end
     # The precision follows from params and instructions; float32 stands for any.
     refuse_differences(environment(device, torch.float32, deterministic=True))
 
