@@ -23,7 +23,8 @@ GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "`dvc repro` takes it up again"
 LINE_SECONDS = 60  # between two lines of progress in a log
-PARENT = os.getppid()  # the process that started this one
+# The process that started this one; a launcher says it, because it may have died since.
+PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
 LONGEST = 1000  # characters of an error's line
 LOST = 75  # exit status of a process of several when another of them has ended or does not answer
 
@@ -136,6 +137,8 @@ def _raising_stopped(next_move: str) -> Iterator[None]:
         while not is_over.wait(POLL):
             if _is_abandoned():
                 os.kill(os.getpid(), signal.SIGTERM)
+                if not is_over.wait(GRACE):  # it waits for another process, outside Python, where no signal is handled
+                    _end_at_once(signal.SIGTERM, next_move=next_move)
                 return
 
     handlers = {number: signal.signal(number, stop) for number in SIGNALS}

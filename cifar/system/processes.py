@@ -65,7 +65,7 @@ def launch(shards: int) -> None:
         )
     if nodes * processes == 1:
         return
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "CIFAR_LAUNCHER": str(os.getpid())}
     with tempfile.TemporaryDirectory(prefix="cifar-") as logs:
         _launch(processes, nodes, logs)
     raise SystemExit(0)
