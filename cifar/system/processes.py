@@ -74,7 +74,7 @@ def launch(shards: int) -> None:
 def threads_of(shards: int) -> int:
     """The number of threads for each process: see `launch`."""
     available = torch.get_num_threads()  # OMP_NUM_THREADS or the number of cores
-    return available if shards == 1 or "OMP_NUM_THREADS" in os.environ else max(1, available // shards)
+    return available if shards == 1 or os.environ.get("OMP_NUM_THREADS") else max(1, available // shards)
 
 
 def size() -> int:
