@@ -100,7 +100,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
         model=params.model, optimizer=params.optimizer, loss=params.loss,
         average=NoAverage(name="none"), filter=NoFilter(name="none"),
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
-        steps=1, precision=params.precision, compile=params.compile, seed=0,
+        steps=1, precision=params.precision, compile=params.compile, shards=params.shards, seed=0,
     )  # fmt: skip
     return build_trainer(spec, STATISTICS, images)
 

@@ -32,19 +32,22 @@ from cifar.results.scores import (
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import run
+from cifar.system.processes import launch, leave_to_first
 
 
 def main() -> None:
     params = load_params("evaluate")
+    launch(params.shards)
     prepare(deterministic=True)
     model = load_model()
     images, labels = load_split("test")
     check_classes(model, load_classes())
-
     logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits = logits_of()
+    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
+        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+    leave_to_first()
     predicted = predicted_classes(logits)
-
     save_predictions(Predictions(logits, labels, predicted))
     names = np.array(model.classes)
     write_csv("plots/evaluate/confusion.csv", pd.DataFrame({"actual": names[labels], "predicted": names[predicted]}))
@@ -62,8 +65,7 @@ def main() -> None:
         "wrong": int(np.count_nonzero(predicted != labels)),
         "images": len(labels),
     }
-    if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
-        augmented_logits = logits_of(augmentation=params.test_time_augmentation)
+    if params.test_time_augmentation != "none":
         scores["tta_accuracy"] = accuracy(augmented_logits, labels)
     write_json("metrics/evaluate.json", scores)
     print(result_line(scores, by_class))

@@ -20,17 +20,21 @@ from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import progress, run
+from cifar.system.processes import launch, leave_to_first
 from cifar.training.lr_sweep import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
+from cifar.training.shards import check_shards
 from cifar.training.trainer import TrainerSpec, build_trainer
 
 
 def main() -> None:
     params = load_params("lr_find")
+    launch(params.shards)
     test = params.lr_find
     prepare(params.deterministic)
     train = load_split("train")
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
+    check_shards(params.shards, len(train.labels), params.batch_size)
     statistics = load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
 
@@ -38,7 +42,7 @@ def main() -> None:
         model=params.model, optimizer=params.optimizer, loss=params.loss,
         average=NoAverage(name="none"), filter=NoFilter(name="none"),
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
-        steps=test.steps, precision=params.precision, compile=False, seed=params.seed,
+        steps=test.steps, precision=params.precision, compile=False, shards=params.shards, seed=params.seed,
     )  # fmt: skip
     trainer = build_trainer(spec, statistics, train.images)
     batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
@@ -46,6 +50,7 @@ def main() -> None:
     batches = progress(endless, test.steps, "range test", "step")
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
     curve = sweep(trainer, batches, lrs, smoothing=test.smoothing, stop_factor=test.stop_factor)
+    leave_to_first()
     suggestion = suggest(curve)
     warning = at_the_ends(suggestion, lrs)
 

@@ -1,8 +1,7 @@
 """Train the network.
 
-Reads the training images, their statistics and the range test's suggestion. Writes the weights with all that is needed
-to use them, the history of the epochs (after each: a live plot), and the learning rate of every step. An interrupted
-run carries on after its last whole epoch.
+Reads the training images, their statistics and the range test's rates. Writes the weights, the history of the epochs
+(after each: a live plot) and the learning rate of every step. An interrupted run carries on after its last whole epoch.
 """
 
 from cifar.system.process import start_stage
@@ -21,26 +20,29 @@ from cifar.nn.summary import summary
 from cifar.system.device import environment, prepare
 from cifar.system.files import write_json, write_text
 from cifar.system.process import run
+from cifar.system.processes import launch, leave_to_first
 from cifar.training.checkpoint import Checkpoints, carries_on, fingerprint
-from cifar.training.compiling import compile_seconds
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit
 from cifar.training.lr_sweep import choose_rates
 from cifar.training.schedules import plan
+from cifar.training.shards import check_shards
 from cifar.training.trainer import TrainerSpec, build_trainer
 
 
 def main() -> None:
     params = load_params("train")
+    launch(params.shards)
     prepare(params.deterministic)
     train, val = load_train_and_val(params.val_size, params.seed)
+    check_shards(params.shards, len(train.labels), params.batch_size, share=getattr(params.filter, "share", 1.0))
     classes, statistics = load_classes(), load_statistics()
     policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
 
     epoch_steps = math.ceil(len(train.labels) / params.batch_size)
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss, average=params.average, filter=params.filter,
-        regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
+        regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1, shards=params.shards,
         steps=params.epochs * epoch_steps, precision=params.precision, compile=params.compile, seed=params.seed,
     )  # fmt: skip
     trainer = build_trainer(spec, statistics, train.images)
@@ -58,9 +60,7 @@ def main() -> None:
         train_scores=params.train_scores, select=params.select,
     )  # fmt: skip
     record = fit(trainer, image_filter, loop, checkpoints)
-    print(f"trained, with validation, in {record.seconds:.0f} s", flush=True)
-    if compiling := compile_seconds():
-        print(f"compiling took {compiling:.0f} s, which are not among these", flush=True)
+    leave_to_first()
 
     network, scores = trainer.result.cpu(), record.history[-1]
     if params.select == "best":

@@ -49,6 +49,6 @@ def trainer_spec(**changes: Any) -> TrainerSpec:
     values = {
         "model": CUSTOM_RESNET, "optimizer": SGD, "loss": LOSS, "steps": 1, "seed": 0, "precision": "fp32",
         "average": NoAverage(name="none"), "filter": NoFilter(name="none"), "compile": False,
-        "regularise": "all", "bias_lr_factor": 1.0, "l1": 0.0,
+        "regularise": "all", "shards": 1, "bias_lr_factor": 1.0, "l1": 0.0,
     }  # fmt: skip
     return TrainerSpec(**values | changes)

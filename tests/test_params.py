@@ -135,6 +135,9 @@ WRONG_PARAMS = [
     # a value out of range
     ({"epochs": -3}, "epochs is -3, it must be greater than or equal to 1"),
     ({"batch_size": 0}, "batch_size is 0, it must be greater than or equal to 1"),
+    ({"shards": 0}, "shards is 0, it must be greater than or equal to 1"),
+    ({"shards": 6}, "shards is 6, allowed: 1, 2, 4, 8 and so on"),
+    ({"shards": 2, "compile": True}, "compile is true, which works with shards: 1 only (shards is 2)"),
     ({"epochs": 10**9}, "epochs is 1000000000, it must be less than or equal to 10000"),
     ({"model__logit_scale": 1e300}, "model.logit_scale is 1e+300, it must be less than or equal to 1000000"),
     ({"seed": 2**32}, "seed is 4294967296, it must be less than 4294967296"),

@@ -5,7 +5,7 @@ A section whose name would be that of a class elsewhere ends in Spec: `AirNetSpe
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 IMAGE_SIZE = 32  # pixels a side
 TRAINING_IMAGES = 50_000  # of CIFAR-10
@@ -37,6 +37,12 @@ def _learning_rate(value: Any) -> float | str:
     raise ValueError("a number above 0, or find for the range test's suggestion")
 
 
+def _power_of_two(value: int) -> int:
+    if value & (value - 1) == 0:
+        return value
+    raise ValueError("1, 2, 4, 8 and so on")
+
+
 def _peak_momentum(value: Any) -> float | str:
     if value == "same" or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1):
         return value
@@ -50,6 +56,7 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 LearningRate = Annotated[float | str, PlainValidator(_learning_rate)]
+Shards = Annotated[int, Field(ge=1, le=1024), AfterValidator(_power_of_two)]
 PeakMomentum = Annotated[float | str, PlainValidator(_peak_momentum)]
 Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 
@@ -251,6 +258,7 @@ class Params(Section):
     augment: list[TransformSpec]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     batch_size: Count
+    shards: Shards
     filter: FilterSpec
     loss: LossSpec
     optimizer: OptimizerSpec
@@ -279,6 +287,8 @@ class Params(Section):
             raise ValueError(f"val_size is {self.val_size}, it must be below the {available} training images")
         if self.batch_size > left:
             raise ValueError(f"batch_size is {self.batch_size}, it must be at most the {left} images left to train on")
+        if self.compile and self.shards > 1:
+            raise ValueError(f"compile is true, which works with shards: 1 only (shards is {self.shards})")
         if self.val_size == 0:
             for key, value in ("schedule.name", self.schedule.name), ("select", self.select):
                 if value in ("plateau", "best"):

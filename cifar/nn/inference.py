@@ -1,5 +1,7 @@
 """From images to logits: how an image enters a network, and what comes out of it in eval mode."""
 
+from itertools import zip_longest
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 
 from cifar.data.splits import Statistics
 from cifar.system.process import progress
+from cifar.system.processes import every_nth, gather
 
 
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
@@ -30,20 +33,22 @@ def predict(
     """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; afterwards the network's mode is restored.
 
     With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`. The
-    progress bar, which appears after a second, is called `label`.
+    progress bar, which appears after a second, is called `label`. Several processes share the pieces of `batch_size`
+    images, and each gets all logits.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     logits = []
-    starts = range(0, len(images), batch_size)
+    starts = every_nth(range(0, len(images), batch_size))
     for start in progress(starts, len(starts), label, "batch", delay=1):
         batch = normalise(torch.from_numpy(images[start : start + batch_size]).to(device), statistics)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             weighted = [weight * network(view).float() for weight, view in views(batch, augmentation)]
         logits.append(sum(weighted[1:], weighted[0]).cpu())
     network.train(was_training)
-    return torch.cat(logits).numpy()
+    pieces = [piece for turn in zip_longest(*gather(logits)) for piece in turn if piece is not None]
+    return torch.cat(pieces).numpy()
 
 
 def views(inputs: Tensor, augmentation: str) -> list[tuple[float, Tensor]]:

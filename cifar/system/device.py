@@ -71,6 +71,21 @@ def environment(device: torch.device, precision: torch.dtype, deterministic: boo
     return versions | machine
 
 
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """What differs between two environments, in words: `threads 4, here 2; precision bfloat16, here float32`."""
+    words = []
+    for name in sorted(there | here):
+        before, now = there.get(name), here.get(name)
+        if isinstance(before, list) and isinstance(now, list):  # instruction sets
+            before, now = (
+                " ".join(name for name in names if name not in others) or "none more"
+                for names, others in ((before, now), (now, before))
+            )
+        if before != now:
+            words.append(f"{name} {before}, here {now}")
+    return "; ".join(words)
+
+
 def prepare(deterministic: bool) -> None:
     """Set up this process for training or evaluation; call it before the first large tensor is allocated.
 

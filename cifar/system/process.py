@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
@@ -22,8 +23,10 @@ GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "`dvc repro` takes it up again"
 LINE_SECONDS = 60  # between two lines of progress in a log
-PARENT = os.getppid()  # the process that started this one
+# The process that started this one; a launcher says it, because it may have died since.
+PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
 LONGEST = 1000  # characters of an error's line
+LOST = 75  # exit status of a process of several when another of them has ended or does not answer
 
 
 class InputError(ValueError):
@@ -80,17 +83,28 @@ def still_wanted() -> None:
 
 
 def _is_abandoned() -> bool:
-    """Only for a stage that DVC started (it sets DVC_STAGE): a person who starts one by hand may log out."""
-    return "DVC_STAGE" in os.environ and os.getppid() != PARENT
+    """Only if DVC (it sets DVC_STAGE) or a launcher is the parent: a person who starts a stage by hand may log out."""
+    return ("DVC_STAGE" in os.environ or is_one_of_several()) and os.getppid() != PARENT
+
+
+def is_one_of_several() -> bool:
+    """Is this one of the processes that torchrun's launcher has started for a stage?"""
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def _end(line: str, status: int) -> None:
-    print(_with_own_command(line), file=sys.stderr)
+    """End with a line on stderr; one process of several leaves it to the launcher, which prints one line for all."""
+    if is_one_of_several():
+        with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
+            json.dump({"message": line, "timestamp": int(time.time())}, file)
+    else:
+        print(_with_own_command(line), file=sys.stderr)
     raise SystemExit(status) from None
 
 
 def _end_at_once(number: int, _=None, next_move: str = REPRO) -> None:
-    os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
+    if not is_one_of_several():
+        os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
     os._exit(128 + number)
 
 
@@ -123,6 +137,8 @@ def _raising_stopped(next_move: str) -> Iterator[None]:
         while not is_over.wait(POLL):
             if _is_abandoned():
                 os.kill(os.getpid(), signal.SIGTERM)
+                if not is_over.wait(GRACE):  # it waits for another process, outside Python, where no signal is handled
+                    _end_at_once(signal.SIGTERM, next_move=next_move)
                 return
 
     handlers = {number: signal.signal(number, stop) for number in SIGNALS}

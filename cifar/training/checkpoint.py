@@ -18,8 +18,10 @@ from pydantic import Field
 
 from cifar.config.params import read_yaml
 from cifar.config.schema import Section
+from cifar.system.device import differences
 from cifar.system.files import replacing
 from cifar.system.process import InputError, is_out_of_memory
+from cifar.system.processes import from_first, is_first, refuse_differences
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 KEEP_OTHERS = 4  # other configurations that may be carried on later, about 100 MB each
@@ -64,7 +66,10 @@ class Checkpoints:
     are used only with `carry_on`. `trained_on` lists which epochs ran where, each entry as
     `{"epochs": [first, last], "environment": ...}`.
 
-    Raises InputError when another process holds the folder.
+    When several processes share the training, the first one alone touches the folder, and `load` hands all of them its
+    state.
+
+    Raises InputError when another run holds the folder, or when the processes' environments or trainings differ.
     """
 
     def __init__(self, training: str, environment: dict[str, Any], carry_on: bool = False):
@@ -74,6 +79,9 @@ class Checkpoints:
         self.folder = root / self._name(environment)
         self.trained_on: list[dict[str, Any]] = []
         self.loaded: Path | None = None  # the checkpoint that `load` has returned
+        refuse_differences(environment | {"training": training})
+        if not is_first():
+            return
         self._lock = _wait_for(self.folder / "lock", WAIT)
         if self._lock is None:
             try:
@@ -88,6 +96,8 @@ class Checkpoints:
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
         """Keep `state`, which holds tensors and plain values, as the state after `epoch` epochs."""
+        if not is_first():
+            return
         if self.trained_on and self.trained_on[-1]["environment"] == self.environment:
             self.trained_on[-1]["epochs"][1] = epoch
         else:
@@ -103,6 +113,9 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
+        return from_first(self._load() if is_first() else None)
+
+    def _load(self) -> dict[str, Any] | None:
         checkpoint, elsewhere = _newest_whole(self.folder), None
         for folder in self._other_environments():
             candidate = _newest_whole(folder)
@@ -123,7 +136,8 @@ class Checkpoints:
 
     def refuse(self) -> InputError:
         """Set the loaded checkpoint aside, because its state does not fit the training; the error to raise."""
-        set_aside(self.loaded)
+        if is_first():
+            set_aside(self.loaded)
         return InputError(f"{self.loaded} does not fit this training and is set aside; run `dvc repro` again")
 
     def discard(self) -> None:
@@ -148,21 +162,6 @@ class Checkpoints:
     def _other_environments(self) -> list[Path]:
         """The folders of the same training in other environments."""
         return sorted(set(self.folder.parent.glob(f"{self.training}-*")) - {self.folder})
-
-
-def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """What differs between two environments, in words: `threads 4, here 2; precision bfloat16, here float32`."""
-    words = []
-    for name in sorted(there | here):
-        before, now = there.get(name), here.get(name)
-        if isinstance(before, list) and isinstance(now, list):  # instruction sets
-            before, now = (
-                " ".join(name for name in names if name not in others) or "none more"
-                for names, others in ((before, now), (now, before))
-            )
-        if before != now:
-            words.append(f"{name} {before}, here {now}")
-    return "; ".join(words)
 
 
 def carries_on() -> bool:

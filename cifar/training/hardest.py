@@ -61,10 +61,11 @@ class Filter:
 def build_filter(spec: TrainerSpec, statistics: Statistics, images: np.ndarray) -> Filter | None:
     """The filter of a trainer with this `spec`, or None; see `build_trainer` for the arguments.
 
-    The proxy is trained as the trainer's network is, but without an average.
+    The proxy is trained as the trainer's network is, but without an average, and always on whole batches.
     """
     if isinstance(spec.filter, NoFilter):
         return None
-    proxy = build_trainer(replace(spec, model=spec.filter.model, average=NoAverage(name="none")), statistics, images)
+    proxy_spec = replace(spec, model=spec.filter.model, average=NoAverage(name="none"), shards=1)
+    proxy = build_trainer(proxy_spec, statistics, images)
     losses_of = build_loss(spec.loss, reduction="none")
     return Filter(proxy=proxy, losses_of=losses_of, share=spec.filter.share, every=spec.filter.every)

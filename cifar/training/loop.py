@@ -14,6 +14,7 @@ from cifar.nn.inference import predict
 from cifar.results.scores import accuracy, cross_entropy
 from cifar.system.files import write_csv
 from cifar.system.process import is_out_of_memory, progress
+from cifar.system.processes import is_first
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.compiling import compile_seconds
 from cifar.training.hardest import Filter
@@ -74,6 +75,9 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
             record.seconds += seconds
             save(checkpoints, trainer, image_filter, record)
             bar.write(epoch_line(record.history[-1], epochs, images, seconds))
+    print(f"trained, with validation, in {record.seconds:.0f} s", flush=True)
+    if compiling := compile_seconds():
+        print(f"compiling took {compiling:.0f} s, which are not among these", flush=True)
     return record
 
 
@@ -151,6 +155,8 @@ def measure(trainer: Trainer, split: Split, name: str) -> Row:
 
 def write_curves(history: list[Row], plan: Plan) -> None:
     """Write the learning rate and momentum of every step, and after the first epoch the history."""
+    if not is_first():
+        return
     lrs, momenta = (rates.ravel().round(12) for rates in plan)
     write_csv("plots/train/schedule.csv", pd.DataFrame({"step": range(lrs.size), "lr": lrs, "momentum": momenta}))
     if history:

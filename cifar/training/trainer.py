@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from cifar.system.process import InputError
 from cifar.training.averaging import Average, build_average
 from cifar.training.compiling import Compiled
 from cifar.training.optimizers import build_optimizers
+from cifar.training.shards import cut, sum_shards
 
 UNREAD = 50  # steps on a GPU before their losses are read
 FIT_IMAGES = 5000  # how many training images a network is fitted to
@@ -38,6 +40,7 @@ class TrainerSpec:
     steps: int  # of the whole training
     precision: str
     compile: bool
+    shards: int  # parts of each batch, a power of two; see `cifar.training.shards`
     seed: int  # of the initial weights
 
 
@@ -66,6 +69,7 @@ class Trainer:
     l1: float
     statistics: Statistics
     precision: torch.dtype
+    shards: int
 
     @property
     def device(self) -> torch.device:
@@ -84,20 +88,40 @@ class Trainer:
         has to wait for a GPU.
         """
         self.network.train()
+        if self.shards > 1:
+            return self._step_by_shards(batch, lr, momentum)
         return self.update(self.logits(batch.images), batch.labels.to(self.device, non_blocking=True), lr, momentum)
 
     def update(self, logits: Tensor, targets: Tensor, lr: float, momentum: float | None = None) -> Tensor:
         """The second half of `step`: from logits (N, 10) and their targets (N,)."""
         objective, penalty = self.loss(logits, targets), self.penalty()
         (objective + penalty).backward()
+        self._descend(lr, momentum)
+        return torch.stack([objective.detach(), penalty.detach(), *_scores(logits.detach(), targets)])
+
+    def _step_by_shards(self, batch: Batch, lr: float, momentum: float | None) -> Tensor:
+        """The same as `step`, from the gradients of the batch's shards; the penalty counts once."""
+        parts = cut(len(batch.labels), self.shards)
+        objective, loss, correct = sum_shards(self.network, parts, partial(self._backward, batch))
+        penalty = self.penalty()
+        if penalty.requires_grad:
+            penalty.backward()
+        self._descend(lr, momentum)
+        return torch.stack([objective, penalty.detach(), loss, correct])
+
+    def _backward(self, batch: Batch, part: slice) -> Tensor:
+        """Add a shard's gradients to the network's; its share of the objective, its loss and correct: (3,)."""
+        logits, targets = self.logits(batch.images[part]), batch.labels[part].to(self.device, non_blocking=True)
+        objective = self.loss(logits, targets) * (len(targets) / len(batch.labels))
+        objective.backward()
+        return torch.stack([objective.detach(), *_scores(logits.detach(), targets)])
+
+    def _descend(self, lr: float, momentum: float | None) -> None:
+        """One update by the gradients, which are gone afterwards."""
         self._set_rates(lr, momentum)
         for optimizer in self.optimizers:
             optimizer.step()
         self.network.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            loss = F.cross_entropy(logits, targets, reduction="sum")
-            correct = (logits.argmax(1) == targets).sum()
-            return torch.stack([objective, penalty, loss, correct.float()])
 
     def logits(self, images: Tensor) -> Tensor:
         """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3); the network's mode stays as it is."""
@@ -164,7 +188,13 @@ def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray)
         l1=spec.l1,
         statistics=statistics,
         precision=pick_precision(spec.precision, device),
+        shards=spec.shards,
     )
+
+
+def _scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross entropy of logits (N, 10), summed over the images, and the number that are correct."""
+    return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(1) == targets).sum().float()
 
 
 def build_loss(spec: LossSpec, reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:

@@ -1,0 +1,212 @@
+"""Several processes share a stage: the same bytes for any number of them, whatever happens to them.
+
+SHARED_KILLS says how many random kills to try, 3 without it. STUCK=1 also waits the minute that a stuck process takes.
+"""
+
+import hashlib
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from dvc.utils.hydra import apply_overrides
+from projects import ROOT, TINY, Project, create
+
+KILLS = int(os.environ.get("SHARED_KILLS", 3))
+LONGEST = 8.0  # seconds from the start of a shared training to its end
+RESULTS = {
+    "lr_find": ["metrics/lr_find.json", "plots/lr_find/curve.csv"],
+    "train": ["models/model.safetensors", "models/model.json", "metrics/train.json", "plots/train/history.csv"],
+    "evaluate": ["metrics/evaluate.json", "data/predictions.npz", "plots/evaluate/class_accuracy.csv"],
+}
+# `best` has a filter, a leading average and a network that freezes a bias. Batches of 24, 24 and 12 images.
+SHARED = TINY | {"shapes.train": 80, "shapes.test": 1100, "batch_size": 24, "shards": 4, "epochs": 5, "select": "best"}
+SHARED |= {"model.widths": "[8,8,8]", "filter.model.widths": "[4,4,4]", "filter.share": 0.7, "l1": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A project with four shards and tiny networks, in which `download` and `stats` have run."""
+    project = create(tmp_path_factory.mktemp("shared"))
+    params = project.folder / "params.yaml"
+    params.write_text((ROOT / "recipes/best.yaml").read_text())
+    apply_overrides(params, [f"{key}={value}" for key, value in SHARED.items()])
+    project.environment.pop("OMP_NUM_THREADS", None)  # as it is for users: cores // shards
+    for stage in "download", "stats":
+        run_stage(project, stage)
+    return project
+
+
+@pytest.fixture(scope="module")
+def alone(project) -> dict[str, str]:
+    """The hashes of what one process writes."""
+    return {name: digest for stage in RESULTS for name, digest in hashes(project, stage, 1).items()}
+
+
+def with_variables(project: Project, **variables: object) -> Project:
+    return Project(project.folder, project.environment | {name: str(value) for name, value in variables.items()})
+
+
+def run_stage(project: Project, stage: str) -> subprocess.CompletedProcess:
+    ended = project.stage(stage)
+    assert ended.returncode == 0, ended.stderr
+    return ended
+
+
+def hashes(project: Project, stage: str, processes: int) -> dict[str, str]:
+    """Run the stage in so many processes; the hashes of its results."""
+    ended = run_stage(with_variables(project, PROCESSES=processes), stage)
+    assert ended.stdout.count("written: ") == 1 and ended.stderr.count("\n") <= 1  # the first process alone speaks
+    return written(project, stage)
+
+
+def written(project: Project, stage: str) -> dict[str, str]:
+    return {name: hashlib.sha256((project.folder / name).read_bytes()).hexdigest() for name in RESULTS[stage]}
+
+
+@pytest.mark.parametrize(("stage", "processes"), [("lr_find", 2), ("train", 2), ("train", 4), ("evaluate", 2)])
+def test_the_bytes_do_not_depend_on_the_number_of_processes(project, alone, stage, processes):
+    assert hashes(project, stage, processes).items() <= alone.items()
+
+
+def test_without_processes_there_are_as_many_as_cores_at_most_the_shards(project, alone):
+    train = start(project)
+    count = len(wait_for_processes(train, 2))
+    train.wait()
+    assert count == min(4, 2 ** (len(os.sched_getaffinity(0)).bit_length() - 1))
+    assert written(project, "train").items() <= alone.items()
+
+
+def start(project: Project, said: Path | int = subprocess.DEVNULL) -> psutil.Popen:
+    """The stage `train` on its own."""
+    command = [sys.executable, "-m", "stages.train"]
+    file = open(said, "w") if isinstance(said, Path) else said  # noqa: SIM115
+    return psutil.Popen(command, cwd=project.folder, env=project.environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_for_processes(train: psutil.Popen, count: int) -> list[psutil.Process]:
+    """The processes that share the training, once there are `count` of them or the training is over."""
+    while train.poll() is None:
+        if len(children := train.children()) >= count:
+            return children
+        time.sleep(0.02)
+    return []
+
+
+def wait_for_epoch(said: Path, train: psutil.Popen) -> None:
+    while "epoch " not in said.read_text() and train.poll() is None:
+        time.sleep(0.02)
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=20)
+    assert not alive
+
+
+def test_killed_at_random_and_carried_on_by_another_number_it_ends_in_the_same_bytes(project, alone):
+    draw, kills, numbers = random.Random(KILLS), 0, []
+    while kills < KILLS:
+        numbers.append(draw.choice([1, 2, 4]))
+        train = start(with_variables(project, PROCESSES=numbers[-1]))
+        moment = time.monotonic() + draw.uniform(0, LONGEST)
+        children = wait_for_processes(train, numbers[-1]) if numbers[-1] > 1 else []
+        while time.monotonic() < moment and train.poll() is None:
+            time.sleep(0.02)
+        with suppress(psutil.NoSuchProcess):
+            draw.choice([train, *children]).kill()
+            kills += train.wait() != 0
+        train.wait()
+        if draw.random() < 0.5:
+            assert_gone(children)  # else the next run begins while some of the last one's processes may still live
+    assert hashes(project, "train", 2).items() <= alone.items()
+    assert not list(project.folder.glob(".checkpoints/train-*/*.pt"))
+
+
+ENDS = {
+    "a process is killed": (lambda train, last: last.kill(), 1, "error: process 2 of 2 was killed (SIGKILL)"),
+    "Ctrl-C": (lambda train, last: train.send_signal(signal.SIGINT), 130, "interrupted"),
+    "SIGTERM": (lambda train, last: train.terminate(), 143, "stopped"),
+    "a process is stuck": (lambda train, last: last.suspend(), 1, "error: a process of this stage has not answered"),
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
+    if "stuck" in what and not os.environ.get("STUCK"):
+        pytest.skip("STUCK is not set, and it takes a minute")
+    act, status, line = ENDS[what]
+    said = tmp_path / "said"
+    train = start(with_variables(project, PROCESSES=2), said)
+    children = wait_for_processes(train, 2)
+    wait_for_epoch(said, train)
+    began = time.monotonic()
+    act(train, max(children, key=lambda child: child.pid))
+    assert (train.wait(), time.monotonic() - began < 60) == (status, True)
+    assert_gone(children)
+    told = [text for text in said.read_text().splitlines() if not text.startswith(("epoch", "carrying on"))]
+    assert [text for text in told if "images, " not in text] == [f"{line}{told[-1][len(line) :]}"]
+    assert told[-1].endswith("`dvc repro` takes it up again")
+
+
+def test_the_processes_end_when_their_launcher_is_killed(project, tmp_path):
+    said = tmp_path / "said"
+    train = start(with_variables(project, PROCESSES=2), said)
+    children = wait_for_processes(train, 2)
+    wait_for_epoch(said, train)
+    train.kill()
+    train.wait()
+    assert_gone(children)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
+
+
+def start_nodes(project: Project, tmp_path: Path, **second: str) -> list[tuple[psutil.Popen, Path]]:
+    """The training on two "machines", both of them this one; `second` is set on the second of them."""
+    nodes = {"NODES": 2, "RENDEZVOUS": f"127.0.0.1:{free_port()}", "PROCESSES": 1, "GLOO_SOCKET_IFNAME": "lo"}
+    started = []
+    for node, variables in enumerate([{}, second]):
+        said = tmp_path / f"said-{node}"
+        started.append((start(with_variables(project, NODE=node, **nodes | variables), said), said))
+    return started
+
+
+def test_two_machines_give_the_same_bytes(project, alone, tmp_path):
+    (first, said), (second, silent) = start_nodes(project, tmp_path)
+    assert (first.wait(), second.wait()) == (0, 0), said.read_text() + silent.read_text()
+    assert written(project, "train").items() <= alone.items()
+    assert "written: " in said.read_text() and silent.read_text() == ""
+
+
+def test_machines_with_different_environments_are_refused(project, tmp_path):
+    (first, said), (second, _) = start_nodes(project, tmp_path, OMP_NUM_THREADS="2")
+    assert (first.wait(), second.wait()) == (1, 1)
+    (line,) = said.read_text().splitlines()
+    assert line.startswith("error: process 2 differs from the first: threads 2, here 1; give all the same code")
+
+
+WRONG = {
+    "PROCESSES is 3, which must divide shards (4)": {"PROCESSES": "3"},
+    "PROCESSES is 'two'; set it to a number from 1 to 1024": {"PROCESSES": "two"},
+    "PROCESSES is 2 NODES with 4 PROCESSES each, which must divide": {"NODES": "2", "PROCESSES": "4"},
+    "RENDEZVOUS is ''; with NODES=2 set it to address:port": {"NODES": "2", "PROCESSES": "1"},
+    "NODE is 2; with NODES=2 the machines have the numbers 0 to 1": {
+        **{"NODES": "2", "NODE": "2", "PROCESSES": "1", "RENDEZVOUS": "localhost:29500"}
+    },
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_a_wrong_number_is_refused_in_one_line(project, message):
+    ended = with_variables(project, **WRONG[message]).stage("evaluate")
+    assert ended.returncode == 1 and ended.stderr.startswith(f"error: {message}") and ended.stderr.count("\n") == 1
