@@ -241,13 +241,14 @@ def page(arguments: argparse.Namespace) -> None:
 
     `default` stands for the committed params.yaml.
     """
-    from recipes.finished import Told, collect, text_at_commit  # imports pandas, and those below SciPy
+    from recipes.finished import Told, collect, refuse_unfinished, text_at_commit  # imports pandas, those below SciPy
     from recipes.page import write_page
 
     recipe, folder = arguments.recipe, arguments.folder
     path = PARAMS if recipe == "default" else FOLDER / f"{recipe}.yaml"
     today = read_yaml(PARAMS) if recipe == "default" else read_recipe(recipe)
     if folder:
+        refuse_unfinished(folder)
         expected = values_with(text_at_commit(path, folder), arguments.changes)
         collect(recipe, expected, folder, Told(changes=arguments.changes, machine=arguments.machine, log=arguments.log))
     elif arguments.changes or arguments.machine or arguments.log:

@@ -107,16 +107,26 @@ def kinds(counts: pd.DataFrame) -> str:
 
 
 def leanings(counts: pd.DataFrame) -> str:
-    """Which class is predicted more often than it occurs, and which one less often."""
-    excess = counts.sum(axis=0) - counts.sum(axis=1)
-    most, least = str(excess.idxmax()), str(excess.idxmin())
-    if excess[most] == 0:
-        return "It predicts every class as often as it occurs."
-    predicted, occurs = counts.sum(axis=0), counts.sum(axis=1)
-    return (
-        f"The network predicts {most} {times(predicted[most])} for {occurs[most]:,} images, the largest excess of a "
-        f"class, and {least} {times(predicted[least])} for {occurs[least]:,}, the largest shortfall."
-    )
+    """The classes that are predicted more or less often than they occur, where chance does not explain it.
+
+    As in `one_sided`, of the mistakes that take another class for this one, and this one for another.
+    """
+    often, seldom = [], []
+    for name in counts.index:
+        occurs, predicted, right = (
+            int(n) for n in (counts.loc[name].sum(), counts[name].sum(), counts.loc[name, name])
+        )
+        wrong = occurs + predicted - 2 * right
+        if wrong and binomtest(predicted - right, wrong).pvalue < CHANCE / len(counts):
+            (often if predicted > occurs else seldom).append((name, f"({times(predicted)} for {occurs:,} images)"))
+    named = [
+        f"{name} too {how} {figures}"
+        for how, found in (("often", often), ("seldom", seldom))
+        for name, figures in found
+    ]
+    if not named:
+        return "It predicts no class more or less often than it occurs, beyond chance."
+    return f"It predicts {listed(named)}, by more than chance explains."
 
 
 def precision(counts: pd.DataFrame) -> str:
@@ -132,9 +142,10 @@ def sureness(mistakes: pd.DataFrame) -> str:
     if not len(mistakes):
         return ""
     sure = int((mistakes["confidence"] > SURE).sum())
+    how_many = f"In {sure:,} of {len(mistakes):,}" if sure else "In none of them"
     return (
         f"In half of its mistakes the network's confidence is {percent(mistakes['confidence'].median(), 0)} or more. "
-        f"In {sure:,} of {len(mistakes):,} it is above {percent(SURE, 0)}."
+        f"{how_many} it is above {percent(SURE, 0)}."
     )
 
 

@@ -19,6 +19,7 @@ from cifar.system.files import forget_killed, read_json, write_csv, write_json
 from cifar.system.process import InputError
 
 DATA = Path("docs/data")
+CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
 COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the right
     "params.yaml": "params.yaml",
     "stats.json": "metrics/stats.json",
@@ -51,9 +52,8 @@ def collect(recipe: str, expected: Mapping[str, Any], folder: Path, told: Told) 
     """Copy what the page needs from `folder`, a clone in which `dvc repro` has ended, to docs/data/<recipe>/.
 
     `expected` are the values of params.yaml that the recipe, with the changes, has in that clone's commit. Raises
-    InputError, and changes nothing, when the run is not finished or not of these params and that commit.
+    InputError, and changes nothing, when the run is not of these params and that commit.
     """
-    refuse_unfinished(folder)
     if read_yaml(folder / "params.yaml") != expected:
         raise InputError(
             f"{folder}/params.yaml is not {recipe} of its commit; name the recipe that it ran, and each change by -S"
@@ -92,11 +92,10 @@ def refuse_unfinished(folder: Path) -> None:
 
 def commit_of(folder: Path) -> str:
     """The commit whose code ran; InputError when code has changed since, or this branch does not have the commit."""
-    changed = git(folder, "status", "--porcelain", "--untracked-files=no").splitlines()
-    results = "params.yaml", "dvc.lock", "metrics/", "plots/"
-    code = [line[3:] for line in changed if not line[3:].startswith(results)]
-    if code:
-        raise InputError(f"{folder} has changes that are in no commit: {', '.join(code)}; commit them")
+    changed = git(folder, "status", "--porcelain", "--", *CODE).splitlines()
+    if changed:
+        names = ", ".join(line[3:] for line in changed)
+        raise InputError(f"{folder} has changes that are in no commit: {names}; commit them")
     commit = git(folder, "rev-parse", "HEAD").strip()
     known = subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
     if known.returncode:

@@ -202,7 +202,9 @@ def test_images(data: Data) -> dict[str, Any]:
         wrong = counts.loc[name].drop(name)
         taken = f"{wrong.idxmax()} ({wrong.max():,})" if wrong.max() else ""
         rows.append((name, f"{counts.loc[name].sum():,}", words.percent(accuracy, 1), taken))
-    top = f"The true class is among the five most likely for {words.percent(scores['top5_accuracy'])} of the images."
+    share = scores["top5_accuracy"]
+    which = "all images" if share == 1 else f"{words.percent(share)} of the images"
+    top = f"The true class is among the five most likely for {which}."
     return {
         "result_words": f"{words.result(scores)} {top} {words.calibration(scores, confidence)}",
         "weakest_words": words.weakest(by_class),
