@@ -125,8 +125,8 @@ def leanings(counts: pd.DataFrame) -> str:
         for name, figures in found
     ]
     if not named:
-        return "It predicts no class more or less often than it occurs, beyond chance."
-    return f"It predicts {listed(named)}, by more than chance explains."
+        return "The network predicts no class too often or too seldom by more than chance explains."
+    return f"The network predicts {listed(named)}, by more than chance explains."
 
 
 def precision(counts: pd.DataFrame) -> str:
@@ -134,7 +134,7 @@ def precision(counts: pd.DataFrame) -> str:
     shares = pd.Series({name: counts.loc[name, name] / max(1, counts[name].sum()) for name in counts.index})
     lowest = shares[(shares < 1) & (counts.sum(axis=0) > 0)].nsmallest(NAMED_CLASSES)
     named = [f"{name} ({percent(share, 1)})" for name, share in lowest.items()]
-    return f"Its predictions are least often right for {listed(named)}." if named else ""
+    return f"Predictions are least often right for {listed(named)}." if named else ""
 
 
 def sureness(mistakes: pd.DataFrame) -> str:
@@ -142,10 +142,9 @@ def sureness(mistakes: pd.DataFrame) -> str:
     if not len(mistakes):
         return ""
     sure = int((mistakes["confidence"] > SURE).sum())
-    how_many = f"In {sure:,} of {len(mistakes):,}" if sure else "In none of them"
     return (
-        f"In half of its mistakes the network's confidence is {percent(mistakes['confidence'].median(), 0)} or more. "
-        f"{how_many} it is above {percent(SURE, 0)}."
+        f"Half of the mistakes have a confidence of {percent(mistakes['confidence'].median(), 0)} or more, and "
+        f"{f'{sure:,} of {len(mistakes):,} have' if sure else 'none has'} more than {percent(SURE, 0)}."
     )
 
 

@@ -204,7 +204,7 @@ def test_images(data: Data) -> dict[str, Any]:
         rows.append((name, f"{counts.loc[name].sum():,}", words.percent(accuracy, 1), taken))
     share = scores["top5_accuracy"]
     which = "all images" if share == 1 else f"{words.percent(share)} of the images"
-    top = f"The true class is among the five most likely for {which}."
+    top = f"The network ranks the true class among the five most likely for {which}."
     return {
         "result_words": f"{words.result(scores)} {top} {words.calibration(scores, confidence)}",
         "weakest_words": words.weakest(by_class),

@@ -197,27 +197,30 @@ def test_a_class_is_predicted_too_often_or_too_seldom_only_if_chance_does_not_ex
     # of 3 classes, so a p-value below 0.05 / 3. b: 10 of 11 mistakes, 2 * (1 + 11) / 2**11 = 0.012. a: 2 / 2**6 = 0.031
     counts = counts_of(["a", "b", "c"], {("a", "b"): 6, ("c", "b"): 4, ("b", "c"): 1})
     assert (
-        errors.leanings(counts) == "It predicts b too often (110 times for 101 images), by more than chance explains."
+        errors.leanings(counts)
+        == "The network predicts b too often (110 times for 101 images), by more than chance explains."
     )
     assert (
         errors.leanings(counts.T)
-        == "It predicts b too seldom (101 times for 110 images), by more than chance explains."
+        == "The network predicts b too seldom (101 times for 110 images), by more than chance explains."
     )
     fewer = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})
-    assert errors.leanings(fewer) == "It predicts no class more or less often than it occurs, beyond chance."
+    assert errors.leanings(fewer) == (
+        "The network predicts no class too often or too seldom by more than chance explains."
+    )
 
 
 def test_the_classes_whose_predictions_are_least_often_right():
     counts = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})  # 100 of 105, 100 of 101
     assert errors.precision(counts).replace("\u00a0", " ") == (
-        "Its predictions are least often right for b (95.2 %) and c (99.0 %)."
+        "Predictions are least often right for b (95.2 %) and c (99.0 %)."
     )
 
 
 def test_how_sure_the_network_is_of_its_mistakes():
     said = errors.sureness(pd.DataFrame({"confidence": [0.95, 0.6, 0.91, 0.4, 0.7]}))
     assert said.replace("\u00a0", " ") == (
-        "In half of its mistakes the network's confidence is 70 % or more. In 2 of 5 it is above 90 %."
+        "Half of the mistakes have a confidence of 70 % or more, and 2 of 5 have more than 90 %."
     )
 
 
