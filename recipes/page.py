@@ -21,6 +21,7 @@ from cifar.system.device import differences
 from cifar.system.files import read_json, write_text
 from cifar.system.process import InputError
 from recipes import errors
+from recipes.__main__ import flatten
 from recipes.finished import COPIED, DATA
 
 HERE = Path(__file__).parent
@@ -37,7 +38,6 @@ SETTINGS = {
     "filter": "filter",
     "average": "average of the weights",
     "test_time_augmentation": "test-time augmentation",
-    "seed": "seed",
 }
 WIDTH = 140  # characters of a line
 
@@ -165,7 +165,7 @@ def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     columns = ["epoch", "learning rate at its end", "training loss", "training accuracy"]
     columns += [f"{data.followed} loss", f"{data.followed} accuracy"]
     return {
-        "settings": [(label, text) for label, text in rows if text],
+        "settings": [*((label, text) for label, text in rows if text), ("seed", str(params["seed"]))],
         "training_words": f"{words.training(data.files['train'], params)} {progress(history, data.followed)}",
         "range_words": words.range_test(data.files["lr_find"], data.files["train"]),
         "followed": data.followed,
@@ -183,7 +183,7 @@ def progress(history: pd.DataFrame, followed: str) -> str:
     gain = 100 * (last["val_accuracy"] - before["val_accuracy"])
     text = (
         f"From epoch {int(before['epoch'])} to {int(last['epoch'])} the {followed} accuracy "
-        f"{'rose' if gain > 0 else 'fell'} by {abs(gain):.1f} points, while the learning rate went from "
+        f"{'rose' if gain >= 0 else 'fell'} by {abs(gain):.1f} points, while the learning rate went from "
         f"{before['lr']:.3g} to {last['lr']:.3g}."
     )
     best = history.loc[history["val_accuracy"].idxmax()]
@@ -243,10 +243,10 @@ def recipe_words(path: Path, data: Data, today: Mapping[str, Any]) -> str:
     text = f"[{path}](../{path}) holds every value, with its reason or its source."
     if changes := data.files["run"]["changes"]:
         text += f" This run changed {words.listed([f'`{change}`' for change in changes])}."
-    named = {change.partition("=")[0].split(".")[0] for change in changes}
-    keys = [key for key, value in data.params.items() if key in today and today[key] != value and key not in named]
-    if keys := [key for key in keys if key != "mirrors"]:
-        text += f" Since this run, the file has got other values of {words.listed([f'`{key}`' for key in keys])}."
+    left_out = {"mirrors", *(change.partition("=")[0] for change in changes)}
+    then, now = flatten(data.params), flatten(today)
+    if keys := [f"`{key}`" for key in then if key in now and now[key] != then[key] and key not in left_out]:
+        text += f" Since this run, the file has got other values of {words.listed(keys)}."
     return text
 
 
@@ -264,7 +264,9 @@ def data_words(data: Data) -> str:
     )
     if data.has_validation:
         return text + f" {data.params['val_size']:,} of the training images are held out for validation."
-    return text + " No training image is held out, so the curves below follow the test images."
+    text += " No training image is held out, so the curves below follow the test images."
+    chooses = data.params["select"] == "best" or data.params["schedule"]["name"] == "plateau"
+    return text if chooses else text + " Nothing is chosen by them."
 
 
 def run_facts(run: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -336,6 +338,6 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def wrap(text: str, start: str = "") -> str:
     """The paragraph in lines of at most WIDTH characters; `start` stands before the first of them."""
     return textwrap.fill(
-        " ".join(text.split(" ")), WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
+        text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start),
         break_long_words=False, break_on_hyphens=False,
     )  # fmt: skip
