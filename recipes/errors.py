@@ -144,7 +144,8 @@ def sureness(mistakes: pd.DataFrame) -> str:
     sure = int((mistakes["confidence"] > SURE).sum())
     return (
         f"Half of the mistakes have a confidence of {percent(mistakes['confidence'].median(), 0)} or more, and "
-        f"{f'{sure:,} of {len(mistakes):,} have' if sure else 'none has'} more than {percent(SURE, 0)}."
+        f"{f'{sure:,} of {len(mistakes):,}' if sure else 'none'} {'have' if sure > 1 else 'has'} more than "
+        f"{percent(SURE, 0)}."
     )
 
 
