@@ -107,7 +107,7 @@ def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, error)
     monkeypatch.setattr("cifar.nn.saved.build_network", build_network)
     with pytest.raises(type(error)) as caught:
         load_model(saved)
-    assert one_line(caught.value).startswith("the memory ran out; close other programs")
+    assert one_line(caught.value).startswith("out of memory; close other programs")
 
 
 def test_another_networks_weights_are_refused(copied):

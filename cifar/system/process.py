@@ -21,7 +21,7 @@ from cifar.system.memory import restart_without_block_caches
 POLL = 0.5  # seconds between two looks at whether the parent process still lives
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
-REPRO = "`dvc repro` takes it up again"
+REPRO = "run `dvc repro` to continue"
 LINE_SECONDS = 60  # between two lines of progress in a log
 # The process that started this one; a launcher says it, because it may have died since.
 PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
@@ -79,7 +79,7 @@ def run(main: Callable[[], None], next_move: str = REPRO) -> None:
 def still_wanted() -> None:
     """Raise Stopped if DVC started this stage and has died: another run may be writing the same files by now."""
     if _is_abandoned():
-        raise Stopped("stopped, since dvc has ended", 128 + signal.SIGTERM)
+        raise Stopped("stopped because DVC has ended", 128 + signal.SIGTERM)
 
 
 def _is_abandoned() -> bool:
@@ -176,8 +176,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _out_of_memory(error: BaseException) -> str:
     size = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    wanted = f" ({size[1]} more were needed)" if size else ""
-    return f"the memory ran out{wanted}; close other programs, or lower batch_size in params.yaml"
+    wanted = f" ({size[1]} more needed)" if size else ""
+    return f"out of memory{wanted}; close other programs, or lower batch_size in params.yaml"
 
 
 def printable(text: str, length: int = 40, end: int = 20) -> str:

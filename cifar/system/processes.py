@@ -60,8 +60,8 @@ def launch(shards: int) -> None:
     if shards % (nodes * processes):
         total = f"{processes}" if nodes == 1 else f"{nodes} NODES with {processes} PROCESSES each"
         raise InputError(
-            f"PROCESSES is {total}, which must divide shards ({shards}): set `shards` in params.yaml to a power of two "
-            "that it divides (this changes the result), or unset PROCESSES"
+            f"PROCESSES is {total}, but must divide shards ({shards}); choose another number or unset PROCESSES, "
+            "or raise `shards` in params.yaml, which changes the result"
         )
     if nodes * processes == 1:
         return
@@ -155,8 +155,8 @@ def refuse_differences(environment: dict[str, Any]) -> None:
     for number, other in enumerate(others, start=2):
         if other != first:
             raise InputError(
-                f"process {number} differs from the first: {differences(other, first)}; give all the same code, data, "
-                "packages and OMP_NUM_THREADS on the same kind of machine"
+                f"process {number} differs from the first: {differences(other, first)}; all processes need the same "
+                "code, data, packages, OMP_NUM_THREADS and kind of machine"
             )
 
 

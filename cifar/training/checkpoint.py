@@ -88,7 +88,7 @@ class Checkpoints:
                 holder = (self.folder / "lock").read_text().strip() or "unknown"
             except FileNotFoundError:
                 holder = "unknown"
-            raise InputError(f"process {holder} is training this very configuration; wait for it or stop it")
+            raise InputError(f"process {holder} is already running this training; wait for it or stop it")
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -125,10 +125,10 @@ class Checkpoints:
             message = f"{elsewhere['epoch']} epochs of this training ran in another environment ("
             message += f"{differences(elsewhere['trained_on'][-1]['environment'], self.environment)})"
             if self.carry_on:
-                print(f"{message}; carrying on from there", file=sys.stderr)
+                print(f"{message}; continuing from there", file=sys.stderr)
                 checkpoint = elsewhere
             else:
-                print(f"{message}; with CARRY_ON=1 this run goes on from there", file=sys.stderr)
+                print(f"{message}; set CARRY_ON=1 to continue from there", file=sys.stderr)
         if checkpoint is None:
             return None
         self.trained_on, self.loaded = checkpoint["trained_on"], checkpoint["path"]
@@ -138,7 +138,7 @@ class Checkpoints:
         """Set the loaded checkpoint aside, because its state does not fit the training; the error to raise."""
         if is_first():
             set_aside(self.loaded)
-        return InputError(f"{self.loaded} does not fit this training and is set aside; run `dvc repro` again")
+        return InputError(f"{self.loaded} does not fit this training and will not be used; run `dvc repro` again")
 
     def discard(self) -> None:
         """Delete all checkpoints of this complete training, also those from other environments."""
@@ -168,7 +168,7 @@ def carries_on() -> bool:
     """Whether `CARRY_ON=1` asks to carry on from epochs of the same training that ran in another environment."""
     value = os.environ.get("CARRY_ON", "")
     if value not in ("", "0", "1"):
-        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to carry on from another machine's epochs, or unset it")
+        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to continue another machine's training, or unset it")
     return value == "1"
 
 
@@ -203,7 +203,7 @@ def parse_checkpoint(content: bytes) -> dict[str, Any] | None:
 
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, with a warning, so that it is not read again."""
-    print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
+    print(f"warning: checkpoint {path} is damaged and will not be used", file=sys.stderr)
     with suppress(FileNotFoundError):  # another process has set it aside
         path.rename(path.with_suffix(".damaged"))
 

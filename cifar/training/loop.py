@@ -75,9 +75,9 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
             record.seconds += seconds
             save(checkpoints, trainer, image_filter, record)
             bar.write(epoch_line(record.history[-1], epochs, images, seconds))
-    print(f"trained, with validation, in {record.seconds:.0f} s", flush=True)
+    print(f"training and validation took {record.seconds:.0f} s", flush=True)
     if compiling := compile_seconds():
-        print(f"compiling took {compiling:.0f} s, which are not among these", flush=True)
+        print(f"compiling took another {compiling:.0f} s", flush=True)
     return record
 
 
@@ -115,7 +115,7 @@ def resume(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | No
         if is_out_of_memory(error):
             raise
         raise checkpoints.refuse() from None
-    print(f"carrying on after epoch {epochs}", flush=True)
+    print(f"continuing after epoch {epochs}", flush=True)
     return record
 
 

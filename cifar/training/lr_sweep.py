@@ -79,7 +79,9 @@ def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpe
             "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
         )
     if lr_min > lr_max and not isinstance(schedule, Constant):
-        raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
+        raise InputError(
+            f"lr_min is {lr_min:g}, but must be at most lr_max ({lr_max:g}); lower it, or set both to find"
+        )
     return lr_min, lr_max
 
 
