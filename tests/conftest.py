@@ -36,6 +36,7 @@ def group_of(item: pytest.Item) -> str:
     return "pipeline" if "first_run" in item.fixturenames else item.path.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which looks for the groups in its own
 def pytest_collection_modifyitems(items):
     """Name each test's group for xdist, and put the longest groups first, so that two processes end together."""
     items.sort(key=lambda item: LONGEST.index(group_of(item)) if group_of(item) in LONGEST else len(LONGEST))
