@@ -32,9 +32,8 @@ def main() -> None:
     with replacing(FILE) as part:
         part.write_bytes(content)
     write_json("metrics/export.json", found)
-    print(
-        f"{len(images)} images: logits differ by at most {found['onnx_difference']}, classes of {found['onnx_differing']}"
-    )
+    largest, differing = found["onnx_difference"], found["onnx_differing"]
+    print(f"on {len(images)} test images the logits differ by at most {largest}, and {differing} classes")
     print(f"written: {FILE} ({len(content) / 1e6:.1f} MB), metrics/export.json")
 
 

@@ -19,7 +19,7 @@ from cifar.config.schema import Params
 from cifar.results.report import CHARTS
 
 ROOT = Path(__file__).parents[1]
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "report"]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
 PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 MODULES = {
@@ -185,6 +185,7 @@ READS = {  # whose outputs each stage reads, as the table in docs/layout.md has 
     "evaluate": {"download", "train"},
     "misclassified": {"download", "evaluate"},
     "gradcam": {"download", "train", "evaluate", "misclassified"},
+    "export": {"download", "train"},
     "report": {"download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"},
 }
 
@@ -239,7 +240,7 @@ def test_only_stages_read_params():
         assert module == "cifar.config.params" or "cifar.config.params.load_params" not in imports(path), path
 
 
-@pytest.mark.parametrize("stage", ["download", "train", "evaluate"])
+@pytest.mark.parametrize("stage", ["download", "train", "evaluate", "export"])
 def test_costly_stages_import_no_plotting(stage):
     script = ROOT / f"stages/{stage}.py"
     assert not any(name.split(".")[0] == "matplotlib" for path in {script, *closure(script)} for name in imports(path))

@@ -12,7 +12,7 @@ from projects import ROOT
 from specs import AIRNET, CUSTOM_RESNET, RESNET18, STATISTICS, changed
 from torch import nn
 
-from cifar.nn.exported import compare, run_onnx, to_onnx
+from cifar.nn.exported import compare, to_onnx
 from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.plain import plain
