@@ -141,7 +141,7 @@ def test_comparing_finds_the_largest_difference_and_the_classes_that_differ():
 )
 def test_a_difference_that_rounding_does_not_explain_is_refused(scale, difference, allowed):
     logits = np.array([[1.0, -0.5]], np.float32) * scale
-    with pytest.raises(InputError, match=f"by up to .*, at most {allowed} is rounding; no file is written"):
+    with pytest.raises(InputError, match=f"by up to .*, expected {allowed} at most; nothing is written"):
         compare(logits + np.float32(difference), logits)
 
 

@@ -79,8 +79,8 @@ def compare(exported: np.ndarray, logits: np.ndarray) -> dict[str, float | int]:
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(np.abs(logits).max()))
     if not difference <= allowed:  # NaN is none either
         raise InputError(
-            f"the logits of the ONNX file differ from the network's by up to {difference:.2g}, "
-            f"at most {allowed:.2g} is rounding; no file is written; compare the installed packages with constraints.txt"
+            f"the ONNX file's logits differ from the network's by up to {difference:.2g}, "
+            f"expected {allowed:.2g} at most; nothing is written; compare the installed packages with constraints.txt"
         )
     differing = int(np.count_nonzero(exported.argmax(axis=1) != logits.argmax(axis=1)))
     return {"onnx_difference": float(f"{difference:.2g}"), "onnx_differing": differing}
