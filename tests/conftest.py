@@ -6,7 +6,14 @@ import pytest
 from projects import Project, create
 
 # The groups of tests that take half a minute or more.
-LONGEST = ["pipeline", "test_recipes.py", "test_compiling.py", "test_gradcam.py"]
+LONGEST = [
+    "test_processes.py",
+    "pipeline",
+    "test_recipes.py",
+    "test_compiling.py",
+    "test_gradcam.py",
+    "test_many_machines.py",
+]
 
 
 def pytest_configure(config):
