@@ -1,7 +1,7 @@
 """Compare recipes, experiments and revisions over several seeds: `python -m recipes compare --help`.
 
 What has not been run is run as a DVC experiment, in a clone under .dvc/tmp/compare that shares this repository's Git
-objects and DVC's cache. The workspace stays as it is, and after an interruption the same command carries on.
+objects and DVC's cache. The workspace does not change, and after an interruption the same command continues.
 """
 
 import fcntl
@@ -68,7 +68,7 @@ class Run(NamedTuple):
 
 
 def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str]) -> list[list[Run]]:
-    """The runs of each contender, one a seed, after running as experiments those that there are not yet."""
+    """The runs of each contender, one per seed; missing ones are run as experiments first."""
     if len(names) < 2 or len({*names}) < len(names):
         raise InputError("compare needs two different names or more: recipes, experiments or revisions")
     if len({*seeds}) < len(seeds):
@@ -209,7 +209,7 @@ def held(clone: Path) -> Iterator[int]:
 
 
 def prepare(clone: Path, commit: str) -> None:
-    """Make the clone, or take it up after an interruption: its checkpoints stay, half-written files are put right."""
+    """Make the clone, or continue after an interruption: checkpoints are kept, half-written files are restored."""
     ready = clone / ".dvc/tmp/ready"
     if not ready.exists():
         shutil.rmtree(clone, ignore_errors=True)
@@ -246,7 +246,7 @@ def git(*words: str, check: bool = True) -> str:
 
 
 def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
-    """All figures of the comparison, as plain values for JSON: each name against the first.
+    """All numbers of the comparison, as plain values for JSON: each name against the first.
 
     `wanted` is the difference, a fraction, that the number of seeds is worked out for.
     """

@@ -1,4 +1,4 @@
-"""Checkpoints: the state from which an interrupted training carries on, with the same result."""
+"""Checkpoints: the state from which an interrupted training continues, with the same result."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ from cifar.system.process import InputError, is_out_of_memory
 from cifar.system.processes import from_first, is_first, refuse_differences
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-KEEP_OTHERS = 4  # other configurations that may be carried on later, about 100 MB each
+KEEP_OTHERS = 4  # other trainings that may be continued later, about 100 MB each
 WAIT = 10  # seconds: a run whose DVC has died needs some time to notice and to end
 
 
@@ -112,7 +112,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
+        """The newest undamaged state, on the CPU, or None; a damaged file is renamed, with a warning."""
         return from_first(self._load() if is_first() else None)
 
     def _load(self) -> dict[str, Any] | None:
@@ -146,7 +146,7 @@ class Checkpoints:
             shutil.rmtree(self.folder.with_name(self._name(environment)), ignore_errors=True)
 
     def _prune(self) -> None:
-        """Delete the configurations that were interrupted longest ago, except those in use."""
+        """Delete the checkpoints of the trainings that were interrupted longest ago, except those in use."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=_changed_at, reverse=True)
@@ -165,7 +165,7 @@ class Checkpoints:
 
 
 def carries_on() -> bool:
-    """Whether `CARRY_ON=1` asks to carry on from epochs of the same training that ran in another environment."""
+    """Whether `CARRY_ON=1` asks to continue a training whose last epochs ran in another environment."""
     value = os.environ.get("CARRY_ON", "")
     if value not in ("", "0", "1"):
         raise InputError(f"CARRY_ON is {value!r}; set it to 1 to continue another machine's training, or unset it")
@@ -173,7 +173,7 @@ def carries_on() -> bool:
 
 
 def _newest_whole(folder: Path) -> dict[str, Any] | None:
-    """The content of the newest undamaged checkpoint in `folder`, on the CPU; damaged ones are set aside."""
+    """The content of the newest undamaged checkpoint in `folder`, on the CPU; damaged ones are renamed."""
     for path in _newest_first(folder):
         try:
             content = path.read_bytes()

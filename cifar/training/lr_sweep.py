@@ -88,8 +88,7 @@ def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpe
 def at_the_ends(suggestion: dict[str, float], lrs: np.ndarray) -> str:
     """A warning if a suggestion lies at an end of the range `lrs`, where a better rate may lie outside; or "".
 
-    `lr_max` is at the end if the loss still fell at the last rate, `lr_min` if it had its fall within the first 5 % of
-    the rates.
+    That is an `lr_max` at the last rate, where the loss still falls, or an `lr_min` within the first 5 % of the rates.
     """
     if not suggestion:
         return ""
