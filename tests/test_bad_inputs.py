@@ -198,7 +198,7 @@ WRONG = [
     ("train", ".checkpoints", content(b""), ".checkpoints"),
     ("evaluate", WEIGHTS, gone, f"{WEIGHTS} is missing"),
     ("evaluate", WEIGHTS, cut, f"{WEIGHTS} is damaged"),
-    ("evaluate", WEIGHTS, flipped, f"{WEIGHTS} is damaged or of another training"),
+    ("evaluate", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("evaluate", WEIGHTS, content(b""), f"{WEIGHTS} is damaged"),
     ("evaluate", WEIGHTS, content(pickle.dumps(Evil())), f"{WEIGHTS} is damaged"),
     ("evaluate", WEIGHTS, lambda path: torch.save({}, (path.unlink(), path)[1]), f"{WEIGHTS} is damaged"),
@@ -240,7 +240,7 @@ WRONG = [
     ("gradcam", MISTAKES, content(b"index,label,predicted\n-1,0,1\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n0,0,cat\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n3,0,0\n"), "belongs to other predictions"),
-    ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or of another training"),
+    ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
 ]  # fmt: skip
 
 

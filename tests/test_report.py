@@ -241,7 +241,7 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     text = page_of(*made)
     assert len(text.encode()) < 6_000_000
     wrong = made[0].metrics["evaluate"]["wrong"]
-    assert f"The 650 most confident ones are here; {wrong - 650:,} are left out" in text
+    assert f"This page shows the 650 most confident; the other {wrong - 650:,} are left out" in text
     assert text.count('<figure data-t="') == 650
 
 

@@ -124,7 +124,7 @@ def test_one_flipped_bit_in_the_weights_is_noticed(copied):
     content = bytearray((copied / "model.safetensors").read_bytes())
     content[-5] ^= 4
     (copied / "model.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="model.safetensors is damaged or of another training"):
+    with pytest.raises(InputError, match="model.safetensors is damaged or from another training"):
         load_model(copied)
 
 
