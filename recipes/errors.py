@@ -82,7 +82,8 @@ def one_sided(counts: pd.DataFrame) -> str:
         len(named), f"{len(named)} pairs of classes are"
     )
     text = f"{who} confused in one direction more often than chance explains"
-    return f"{text}: {'; '.join(named)}." if named else f"{text}."
+    most = ", most often these:" if len(named) > NAMED_PAIRS else ":"
+    return f"{text}{most} {'; '.join(named[:NAMED_PAIRS])}." if named else f"{text}."
 
 
 def kinds(counts: pd.DataFrame) -> str:
@@ -124,6 +125,8 @@ def leanings(counts: pd.DataFrame) -> str:
         for how, found in (("often", often), ("seldom", seldom))
         for name, figures in found
     ]
+    if len(named) > NAMED_CLASSES:
+        return f"The network predicts {len(named)} classes too often or too seldom by more than chance explains."
     if not named:
         return "The network predicts no class too often or too seldom by more than chance explains."
     return f"The network predicts {listed(named)}, by more than chance explains."
