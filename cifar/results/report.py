@@ -77,14 +77,14 @@ class Pictures(NamedTuple):
 def load_run(folder: Path = Path()) -> Run:
     """Raises InputError if a file is missing or damaged."""
     metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in METRICS}
-    tables = {chart.table: _read_table(folder / chart.table) for chart in CHARTS.values()}
+    tables = {chart.table: read_table(folder / chart.table) for chart in CHARTS.values()}
     summary = folder / "models/summary.txt"
     if not summary.is_file():
         raise missing(summary)
     return Run(metrics, tables, read_json(folder / "models/model.json"), summary.read_text(encoding="utf-8"))
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """The CSV; a class may be named NA."""
     try:
         return pd.read_csv(path, keep_default_na=False)
@@ -99,27 +99,32 @@ def render(
 ) -> str:
     """The page as HTML without links to other files; `charts` are the SVGs of CHARTS, `params` those of params.yaml."""
     names = [printable(str(name)) for name in run.card["classes"]]
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html").render(
+    return fill(
+        "page.html",
         title=words.title(params),
         words=_sentences(run, params, predictions, pictures),
         figures=_figures(run, predictions),
         classes=names,
         matrix=_matrix(predictions, names),
-        charts={name: Markup(_with_own_ids(svg, name)) for name, svg in charts.items()},
+        charts={name: Markup(with_own_ids(svg, name)) for name, svg in charts.items()},
         mistakes=_mistakes(predictions, pictures, names, params["gradcam"]),
         log=_log(run.tables["plots/train/history.csv"]),
         data=_data(run, params, pictures, names),
         run={
-            "params": _flat(params),
-            "environment": _flat(run.card["environment"]),
+            "params": flat(params),
+            "environment": flat(run.card["environment"]),
             "summary": run.summary,
         },
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of `values`, with the style and the script of all pages."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css, js = (Markup((HERE / f"page.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
+    return environment.get_template(template).render(css=css, js=js, **values)
 
 
 def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pictures: Pictures) -> dict[str, str]:
@@ -247,19 +252,19 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
     }
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     """Names and values as text; a value within another has both names: optimizer.momentum."""
     rows = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{before}{name}.")
+            rows += flat(value, f"{before}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            rows += [row for number, each in enumerate(value, 1) for row in _flat(each, f"{before}{name}.{number}.")]
+            rows += [row for number, each in enumerate(value, 1) for row in flat(each, f"{before}{name}.{number}.")]
         else:
             rows.append((f"{before}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return rows
 
 
-def _with_own_ids(svg: str, name: str) -> str:
+def with_own_ids(svg: str, name: str) -> str:
     """The SVG with ids that no other chart of the page has."""
     return re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", svg)

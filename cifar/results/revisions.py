@@ -1,0 +1,62 @@
+"""The results of earlier runs: experiments and revisions by name, their files from Git and DVC's cache."""
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from cifar.system.process import InputError
+
+
+def git(*words: str, check: bool = True) -> str:
+    """What git prints; it must succeed if `check`, else it prints nothing."""
+    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8")
+    if check and ended.returncode:
+        raise InputError(f"git {words[0]} failed: {' '.join(ended.stderr.split())}")
+    return "" if ended.returncode else ended.stdout
+
+
+def experiments(name: str) -> list[str]:
+    """The commits of the DVC experiments of that name, the newest first."""
+    pattern = f"refs/exps/*/*/{name}"
+    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern, check=False).split()
+
+
+def find_commit(name: str) -> str:
+    """The commit of a DVC experiment or a revision of Git; raises InputError unless there is exactly one."""
+    revision = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
+    commits = experiments(name) or revision
+    if not commits:
+        raise InputError(f"{name!r} is no experiment (`dvc exp list --all-commits`) and no revision of Git")
+    if len(commits) > 1:
+        raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
+    return commits[0]
+
+
+def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
+    """Copy the files of the revision `name` to `folder`; a file that the revision does not have is left out.
+
+    Raises InputError when the revision has a file that is neither in DVC's cache nor in its remote.
+    """
+    from dvc.api import DVCFileSystem  # two seconds to import
+    from dvc.exceptions import DvcException
+
+    commit = find_commit(name)
+    try:
+        files = DVCFileSystem(rev=commit)
+        for path in filter(files.exists, paths):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                files.get_file(path, str(folder / path))
+            except FileNotFoundError:
+                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name, files)}") from None
+    except (DvcException, OSError) as error:
+        raise InputError(f"the files of {name} cannot be read: {error}") from None
+
+
+def _way_to_get(name: str, files) -> str:
+    remotes = files.repo.config["remote"]
+    if not remotes:
+        return f"no remote is set that could have it, so make it again: `git checkout {name}`, then `dvc repro`"
+    if experiments(name):
+        return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from a remote"
+    return "`dvc fetch --all-commits` gets it from the remote"

@@ -1,0 +1,249 @@
+"""Several runs on one web page: their metrics, settings and curves, and the images that only one of them gets right."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from cifar.config.params import read_yaml
+from cifar.data.splits import Split, load_classes, load_split
+from cifar.results import words
+from cifar.results.comparison import Difference, Discordant, accuracy_difference, mcnemar, paired_difference
+from cifar.results.heatmaps import shown_mistakes
+from cifar.results.predictions import Predictions, load_predictions
+from cifar.results.report import CHARTS, fill, flat, read_table, with_own_ids
+from cifar.results.scores import log_softmax
+from cifar.results.tiles import image_sheet
+from cifar.results.vega import COLOURS, draw
+from cifar.system.files import read_json
+from cifar.system.process import printable
+
+MOST = len(COLOURS)  # runs on a page: each has a colour of its own
+NEEDED = [
+    "params.yaml",
+    "metrics/evaluate.json",
+    "metrics/train.json",
+    "data/predictions.npz",
+    *(f"data/dataset/{name}" for name in ("test_images.npy", "test_labels.npy", "test.sha256", "classes.txt")),
+]
+CARD = "models/model.json"
+CURVES = "accuracy", "loss", "range_test", "learning_rate"
+OF_CLASSES = "class_accuracy", "reliability"
+FILES = [*NEEDED, CARD, *(CHARTS[name].table for name in (*CURVES, *OF_CLASSES))]
+NAMES = {
+    "accuracy": "Test accuracy",
+    "tta_accuracy": "Test accuracy, averaged over views",
+    "top5_accuracy": "Top-5 accuracy",
+    "loss": "Test loss",
+    "expected_calibration_error": "Calibration error",
+    "train_accuracy": "Training accuracy",
+    "train_loss": "Training loss",
+    "val_accuracy": "Validation accuracy",
+    "val_loss": "Validation loss",
+}
+NO_METRICS = {"wrong", "images", "accuracy_low", "accuracy_high"}  # said by others
+
+
+class Side(NamedTuple):
+    """One of the runs: its name, metrics of `evaluate` and `train`, settings, tables by chart, and test results."""
+
+    name: str
+    metrics: dict[str, float]
+    params: dict[str, Any]
+    environment: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    test: Split
+    classes: list[str]
+    predictions: Predictions
+
+
+class Pair(NamedTuple):
+    """A run against the first one, on the same test images; `discordant` counts what only one of them gets right."""
+
+    other: int
+    discordant: Discordant
+    accuracy: Difference
+    loss: Difference
+    confidence: Difference
+
+
+def load_side(name: str, folder: Path = Path()) -> Side:
+    """A run from the files in `folder`; raises InputError if one of NEEDED is missing or damaged."""
+    test = load_split("test", folder / "data/dataset")
+    metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in ("evaluate", "train")}
+    tables = {key: folder / CHARTS[key].table for key in (*CURVES, *OF_CLASSES)}
+    return Side(
+        name,
+        metrics["evaluate"] | metrics["train"],
+        read_yaml(folder / "params.yaml"),
+        read_json(folder / CARD)["environment"] if (folder / CARD).is_file() else {},
+        {key: read_table(path) for key, path in tables.items() if path.is_file()},
+        test,
+        load_classes(folder / "data/dataset"),
+        load_predictions(test.labels, folder / "data/predictions.npz"),
+    )
+
+
+def have_same_images(a: Side, b: Side) -> bool:
+    return a.classes == b.classes and all(map(np.array_equal, a.test, b.test))
+
+
+def contrast(sides: Sequence[Side], other: int) -> Pair:
+    """The run number `other` against the first, image by image."""
+    a, b = sides[0].predictions, sides[other].predictions
+    right_a, right_b = a.predicted == a.labels, b.predicted == b.labels
+    rows = np.arange(len(a.labels))
+    losses = [-log_softmax(each.logits)[rows, each.labels] for each in (a, b)]
+    return Pair(
+        other,
+        mcnemar(right_a, right_b),
+        accuracy_difference(right_a, right_b),
+        paired_difference(*losses),
+        paired_difference(a.confidences(), b.confidences()),
+    )
+
+
+def compare_page(sides: Sequence[Side]) -> str:
+    """The page as HTML without links to other files; each run is compared with the first."""
+    names = [printable(side.name) for side in sides]
+    pairs = [contrast(sides, k) for k in range(1, len(sides)) if have_same_images(sides[0], sides[k])]
+    curves = {name: svg for name in CURVES if (svg := _overlay(sides, names, name))}
+    same_classes = all(side.classes == sides[0].classes for side in sides)
+    of_classes = {name: svg for name in OF_CLASSES if same_classes and (svg := _overlay(sides, names, name))}
+    return fill(
+        "side_by_side.html",
+        title=f"{words.listed(names)} compared",
+        names=names,
+        colours=COLOURS,
+        verdicts=[verdict(names, pair, len(sides[0].test.labels)) for pair in pairs],
+        others=[names[k] for k in range(1, len(sides)) if k not in {pair.other for pair in pairs}],
+        metrics=_metrics(sides, {pair.other: pair for pair in pairs}),
+        settings=differences([side.params for side in sides]),
+        environment=differences([side.environment for side in sides]),
+        charts=curves | of_classes,
+        curves=[(name, CHARTS[name].title) for name in curves],
+        of_classes=[(name, CHARTS[name].title) for name in of_classes],
+        classes=[printable(name) for name in sides[0].classes],
+        images=_images(sides, names, pairs),
+    )
+
+
+def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
+    """In a sentence: which network is better on these images, and by how much."""
+    a, b = names[0], names[pair.other]
+    low, high = 100 * pair.accuracy.low, 100 * pair.accuracy.high
+    counts = f"{pair.discordant.only_a:,} of {images:,} test images are right only in {a}, {pair.discordant.only_b:,} only in {b}"
+    if low > 0 or high < 0:
+        better, worse = (b, a) if low > 0 else (a, b)
+        ends = sorted((abs(low), abs(high)))
+        points = abs(100 * pair.accuracy.mean)
+        return f"{better} is better than {worse} by {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}): {counts}."
+    return f"No difference in accuracy can be seen between {a} and {b} ({low:+.2f} to {high:+.2f} points): {counts}."
+
+
+def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup | None:
+    """The chart with a colour for each run, those left out that have no such table."""
+    tables = {name: side.tables[chart] for name, side in zip(names, sides, strict=True) if chart in side.tables}
+    return Markup(with_own_ids(draw(CHARTS[chart], tables), chart)) if tables else None
+
+
+def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str, Any]]:
+    """A row for each metric; each cell has the value and its difference from the first run's, with the interval."""
+    keys = {key: None for side in sides for key in side.metrics if key not in NO_METRICS}
+    rows = []
+    for key in sorted(keys, key=lambda key: (list(NAMES).index(key) if key in NAMES else len(NAMES))):
+        values = [side.metrics.get(key) for side in sides]
+        intervals = {"accuracy": "accuracy", "loss": "loss"}
+        found = {k: getattr(pair, intervals[key]) for k, pair in pairs.items() if key in intervals}
+        rows.append(_row(NAMES.get(key, key.replace("_", " ").capitalize()), key, values, found))
+    confidences = [float(side.predictions.confidences().mean()) for side in sides]
+    found = {k: pair.confidence for k, pair in pairs.items()}
+    return [*rows[:2], _row("Mean confidence", "confidence", confidences, found), *rows[2:]]
+
+
+def _row(label: str, key: str, values: Sequence[Any], found: Mapping[int, Difference]) -> dict[str, Any]:
+    is_share = key.endswith(("accuracy", "confidence", "calibration_error", "f1"))
+    cells = [{"value": _value(value, is_share), "difference": "", "interval": ""} for value in values]
+    for k in range(1, len(values)):
+        if values[0] is None or values[k] is None or values[k] == values[0]:
+            continue
+        cells[k]["difference"] = _difference(values[k] - values[0], is_share)
+        if k in found and found[k].low is not None:
+            ends = [_difference(end, is_share) for end in found[k][1:]]
+            cells[k]["interval"] = " to ".join(ends)
+    return {"label": label, "cells": cells, "is_share": is_share}
+
+
+def _value(value: Any, is_share: bool) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return words.percent(value) if is_share else f"{value:.4g}"
+
+
+def _difference(value: float, is_share: bool) -> str:
+    text = f"{100 * value:+.2f}" if is_share else f"{value:+,}" if isinstance(value, int) else f"{value:+.4f}"
+    return text.replace("-", "−")
+
+
+def differences(values: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Name and values of what is not the same in all of these mappings; – for what one does not have."""
+    flats = [dict(flat(each)) for each in values]
+    keys = {key: None for each in flats for key in each}
+    rows = [(key, [each.get(key, "–") for each in flats]) for key in keys]
+    return [(key, row) for key, row in rows if len(set(row)) > 1]
+
+
+def _images(sides: Sequence[Side], names: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The images that only one of two runs gets right, those first whose mistake is the most confident."""
+    cards, size = [], sides[0].test.images.shape[1:3]
+    groups = list(_groups(sides, pairs))
+    for right, wrong, indices in groups:
+        for index in indices[: max(1, shown_mistakes(size) // len(groups))].tolist():
+            cards.append((right, wrong, index, float(sides[wrong].predictions.confidences()[index])))
+    cards.sort(key=lambda card: -card[3])
+    probabilities = [np.exp(log_softmax(side.predictions.logits)) for side in sides]
+    classes = [printable(name) for name in sides[0].classes]
+
+    def said(number: int, index: int) -> dict[str, str]:
+        predicted = int(sides[number].predictions.predicted[index])
+        return {
+            "name": names[number],
+            "class": classes[predicted],
+            "confidence": words.percent(probabilities[number][index, predicted], 1),
+        }
+
+    return {
+        "cards": [
+            {
+                "index": index,
+                "true": int(sides[0].predictions.labels[index]),
+                "who": f"{right}-{wrong}",
+                "right": said(right, index),
+                "wrong": said(wrong, index),
+            }
+            for right, wrong, index, _ in cards
+        ],
+        "sheet": image_sheet(sides[0].test.images[[card[2] for card in cards]]),
+        "groups": [
+            {"who": f"{right}-{wrong}", "right": names[right], "wrong": names[wrong], "count": len(indices)}
+            for right, wrong, indices in groups
+        ],
+        "all": sum(len(indices) for *_, indices in groups),
+    }
+
+
+def _groups(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Who is right, who is wrong, and the indices of these images, the most confident mistake first."""
+    for pair in pairs:
+        for right, wrong in ((0, pair.other), (pair.other, 0)):
+            is_right, predictions = (
+                sides[right].predictions.predicted == sides[right].predictions.labels,
+                sides[wrong].predictions,
+            )
+            order = np.argsort(-predictions.confidences(), kind="stable")
+            yield right, wrong, order[(is_right & (predictions.predicted != predictions.labels))[order]]
