@@ -19,7 +19,9 @@ def main(words: list[str]) -> None:
 
 def usage() -> str:
     lines = [f"  {name:9}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: python -m cifar COMMAND …", "", *lines, "", "`python -m cifar COMMAND --help` says more."])
+    return "\n".join(
+        ["usage: python -m cifar COMMAND …", "", *lines, "", "`python -m cifar COMMAND --help` says more."]
+    )
 
 
 if __name__ == "__main__":

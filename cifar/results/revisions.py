@@ -48,15 +48,17 @@ def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
             try:
                 files.get_file(path, str(folder / path))
             except FileNotFoundError:
-                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name, files)}") from None
+                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name)}") from None
     except (DvcException, OSError) as error:
         raise InputError(f"the files of {name} cannot be read: {error}") from None
 
 
-def _way_to_get(name: str, files) -> str:
-    remotes = files.repo.config["remote"]
+def _way_to_get(name: str) -> str:
+    from dvc.repo import Repo
+
+    remotes = Repo().config["remote"]  # that of a DVCFileSystem has the cache as a remote, too
     if not remotes:
-        return f"no remote is set that could have it, so make it again: `git checkout {name}`, then `dvc repro`"
+        return f"no remote is set that could have it; to make it again: `git checkout {name}`, then `dvc repro`"
     if experiments(name):
-        return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from a remote"
+        return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from the remote"
     return "`dvc fetch --all-commits` gets it from the remote"

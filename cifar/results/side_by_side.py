@@ -13,7 +13,7 @@ from cifar.data.splits import Split, load_classes, load_split
 from cifar.results import words
 from cifar.results.comparison import Difference, Discordant, accuracy_difference, mcnemar, paired_difference
 from cifar.results.heatmaps import shown_mistakes
-from cifar.results.predictions import Predictions, load_predictions
+from cifar.results.predictions import Predictions, find_mistakes, load_predictions
 from cifar.results.report import CHARTS, fill, flat, read_table, with_own_ids
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
@@ -38,6 +38,7 @@ NAMES = {
     "tta_accuracy": "Test accuracy, averaged over views",
     "top5_accuracy": "Top-5 accuracy",
     "loss": "Test loss",
+    "confidence": "Mean confidence",
     "expected_calibration_error": "Calibration error",
     "train_accuracy": "Training accuracy",
     "train_loss": "Training loss",
@@ -135,13 +136,16 @@ def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
     """In a sentence: which network is better on these images, and by how much."""
     a, b = names[0], names[pair.other]
     low, high = 100 * pair.accuracy.low, 100 * pair.accuracy.high
-    counts = f"{pair.discordant.only_a:,} of {images:,} test images are right only in {a}, {pair.discordant.only_b:,} only in {b}"
+    only_a, only_b, p = pair.discordant
+    counts = (
+        f"Of {images:,} test images, only {a} gets {only_a:,} right, and only {b} {only_b:,} (McNemar's p {p:.2g})."
+    )
     if low > 0 or high < 0:
         better, worse = (b, a) if low > 0 else (a, b)
         ends = sorted((abs(low), abs(high)))
-        points = abs(100 * pair.accuracy.mean)
-        return f"{better} is better than {worse} by {points:.2f} points ({ends[0]:.2f} to {ends[1]:.2f}): {counts}."
-    return f"No difference in accuracy can be seen between {a} and {b} ({low:+.2f} to {high:+.2f} points): {counts}."
+        points = f"{abs(100 * pair.accuracy.mean):.2f} points ({ends[0]:.2f} to {ends[1]:.2f})"
+        return f"The network of {better} is better than that of {worse} by {points}. {counts}"
+    return f"No difference in accuracy can be seen between {a} and {b} ({low:+.2f} to {high:+.2f} points). {counts}"
 
 
 def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup | None:
@@ -151,30 +155,32 @@ def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup 
 
 
 def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str, Any]]:
-    """A row for each metric; each cell has the value and its difference from the first run's, with the interval."""
-    keys = {key: None for side in sides for key in side.metrics if key not in NO_METRICS}
+    """A row for each metric; each cell has the value and its difference from the first run's, with the interval.
+
+    Metrics without a name of their own, such as counts, are left out where all runs have the same.
+    """
+    of_all = [side.metrics | {"confidence": float(side.predictions.confidences().mean())} for side in sides]
+    others = {key: key for metrics in of_all for key in metrics if key not in NO_METRICS}
     rows = []
-    for key in sorted(keys, key=lambda key: (list(NAMES).index(key) if key in NAMES else len(NAMES))):
-        values = [side.metrics.get(key) for side in sides]
-        intervals = {"accuracy": "accuracy", "loss": "loss"}
-        found = {k: getattr(pair, intervals[key]) for k, pair in pairs.items() if key in intervals}
-        rows.append(_row(NAMES.get(key, key.replace("_", " ").capitalize()), key, values, found))
-    confidences = [float(side.predictions.confidences().mean()) for side in sides]
-    found = {k: pair.confidence for k, pair in pairs.items()}
-    return [*rows[:2], _row("Mean confidence", "confidence", confidences, found), *rows[2:]]
+    for key, label in (NAMES | {key: name for key, name in others.items() if key not in NAMES}).items():
+        values = [metrics.get(key) for metrics in of_all]
+        found = {k: getattr(pair, key) for k, pair in pairs.items() if key in Pair._fields}
+        if any(value != values[0] for value in values) or (key in NAMES and values[0] is not None):
+            rows.append({"label": label, "cells": _cells(key, values, found)})
+    return rows
 
 
-def _row(label: str, key: str, values: Sequence[Any], found: Mapping[int, Difference]) -> dict[str, Any]:
+def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Difference]) -> list[dict[str, str]]:
     is_share = key.endswith(("accuracy", "confidence", "calibration_error", "f1"))
     cells = [{"value": _value(value, is_share), "difference": "", "interval": ""} for value in values]
     for k in range(1, len(values)):
-        if values[0] is None or values[k] is None or values[k] == values[0]:
+        if None in (values[0], values[k]):
             continue
-        cells[k]["difference"] = _difference(values[k] - values[0], is_share)
+        if values[k] != values[0] or k in found:
+            cells[k]["difference"] = _difference(values[k] - values[0], is_share)
         if k in found and found[k].low is not None:
-            ends = [_difference(end, is_share) for end in found[k][1:]]
-            cells[k]["interval"] = " to ".join(ends)
-    return {"label": label, "cells": cells, "is_share": is_share}
+            cells[k]["interval"] = " to ".join(_difference(end, is_share) for end in found[k][1:])
+    return cells
 
 
 def _value(value: Any, is_share: bool) -> str:
@@ -202,9 +208,12 @@ def _images(sides: Sequence[Side], names: Sequence[str], pairs: Sequence[Pair]) 
     """The images that only one of two runs gets right, those first whose mistake is the most confident."""
     cards, size = [], sides[0].test.images.shape[1:3]
     groups = list(_groups(sides, pairs))
-    for right, wrong, indices in groups:
-        for index in indices[: max(1, shown_mistakes(size) // len(groups))].tolist():
-            cards.append((right, wrong, index, float(sides[wrong].predictions.confidences()[index])))
+    left = shown_mistakes(size)
+    for number, (right, wrong, indices) in enumerate(sorted(groups, key=lambda group: len(group[2]))):
+        first = indices[: max(1, left // (len(groups) - number))]  # what small groups do not need is for the large ones
+        left -= len(first)
+        sure = sides[wrong].predictions.confidences()[first]
+        cards += zip([right] * len(first), [wrong] * len(first), first.tolist(), sure.tolist(), strict=True)
     cards.sort(key=lambda card: -card[3])
     probabilities = [np.exp(log_softmax(side.predictions.logits)) for side in sides]
     classes = [printable(name) for name in sides[0].classes]
@@ -241,9 +250,5 @@ def _groups(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[tuple[int,
     """Who is right, who is wrong, and the indices of these images, the most confident mistake first."""
     for pair in pairs:
         for right, wrong in ((0, pair.other), (pair.other, 0)):
-            is_right, predictions = (
-                sides[right].predictions.predicted == sides[right].predictions.labels,
-                sides[wrong].predictions,
-            )
-            order = np.argsort(-predictions.confidences(), kind="stable")
-            yield right, wrong, order[(is_right & (predictions.predicted != predictions.labels))[order]]
+            mistakes, good = find_mistakes(sides[wrong].predictions), sides[right].predictions
+            yield right, wrong, mistakes[(good.predicted == good.labels)[mistakes]]
