@@ -242,7 +242,7 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     assert len(text.encode()) < 6_000_000
     wrong = made[0].metrics["evaluate"]["wrong"]
     assert f"The 650 most confident ones are here; {wrong - 650:,} are left out" in text
-    assert text.count('<figure data-t="') == 650
+    assert text.count('<figure data-true="') == 650
 
 
 def test_a_run_without_mistakes_has_a_page_too():

@@ -20,7 +20,7 @@ def main(words: list[str]) -> None:
         description="Compare runs on one page: metrics with intervals, settings, curves, and the images that only one "
         "of two networks gets right. The page opens from disk. Like the data it shows, it does not belong into Git.",
     )
-    text = f"an experiment, a revision of Git, or {WORKSPACE}; the first is compared with each other one, or with {WORKSPACE}"
+    text = f"an experiment, a revision of Git, or {WORKSPACE}; the first is compared with each of the others"
     parser.add_argument("revisions", metavar="REV", nargs="+", help=text)
     parser.add_argument("--out", type=Path, default=PAGE, metavar="FILE", help=f"the page (default: {PAGE})")
     arguments = parser.parse_args(words)

@@ -18,15 +18,19 @@ def git(*words: str, check: bool = True) -> str:
 def experiments(name: str) -> list[str]:
     """The commits of the DVC experiments of that name, the newest first."""
     pattern = f"refs/exps/*/*/{name}"
-    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern, check=False).split()
+    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
 
 
-def find_commit(name: str) -> str:
-    """The commit of a DVC experiment or a revision of Git; raises InputError unless there is exactly one."""
+def find_commit(name: str, *other_kinds: str) -> str:
+    """The commit of a DVC experiment or a revision of Git; raises InputError unless there is exactly one.
+
+    The message says that it is none of `other_kinds` either.
+    """
     revision = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
     commits = experiments(name) or revision
     if not commits:
-        raise InputError(f"{name!r} is no experiment (`dvc exp list --all-commits`) and no revision of Git")
+        kinds = [*other_kinds, "experiment (`dvc exp list -A`)"]
+        raise InputError(f"{name!r} is {', '.join(f'no {kind}' for kind in kinds)} and no revision of Git")
     if len(commits) > 1:
         raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
     return commits[0]
@@ -58,7 +62,7 @@ def _way_to_get(name: str) -> str:
 
     remotes = Repo().config["remote"]  # that of a DVCFileSystem has the cache as a remote, too
     if not remotes:
-        return f"no remote is set that could have it; to make it again: `git checkout {name}`, then `dvc repro`"
+        return f"no remote is set that could have it; `dvc repro` in a checkout of {name} makes it again"
     if experiments(name):
         return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from the remote"
     return "`dvc fetch --all-commits` gets it from the remote"

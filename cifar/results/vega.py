@@ -30,7 +30,11 @@ LOOK = {
     "legend": {"orient": "bottom", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "title": {"fontSize": 14, "offset": 10},
 }
-DASHES = {"symbolType": "stroke", "symbolSize": 400, "symbolStrokeColor": "#888888", "symbolStrokeWidth": 2}
+DASHES = {
+    "symbolType": "stroke",
+    "symbolSize": 500,
+    "encode": {"symbols": {"update": {"stroke": {"value": "#888888"}}}},
+}
 
 
 class Chart(NamedTuple):
