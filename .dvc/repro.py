@@ -1,4 +1,4 @@
-"""What `make repro` runs: `dvc repro` after mending what DVC cannot read, then the test accuracy and the pictures."""
+"""What `make repro` and `make demo` run: `dvc repro` after mending what DVC cannot read, then where the results are."""
 
 import subprocess
 import sys
@@ -8,6 +8,7 @@ from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.ui import ui
 
+ROOT = Path(__file__).resolve().parents[1]
 PUSH = "Use `dvc push` to send your updates to remote storage."
 
 
@@ -21,8 +22,14 @@ def main() -> None:
 
     print(flush=True)
     dvc(["metrics", "show", "metrics/evaluate.json"])
-    print("\nAll on one page: report/index.html")
-    print("\nPictures:", *sorted(map(str, Path("plots").glob("*/*.png"))), sep="\n")
+    print("\nPictures:", *sorted(map(seen_from_root, Path("plots").glob("*/*.png"))), sep="\n")
+    print(f"\nAll on one page: {seen_from_root(Path('report/index.html'))}")
+
+
+def seen_from_root(path: Path) -> str:
+    """The path as a person at the root writes it, where `make` runs; a demo has a folder of its own."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def leave_out(advice: str) -> None:

@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from browser import CHROMIUM, browser
 from PIL import Image
+from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
 from cifar.config.params import read_yaml
@@ -245,9 +249,23 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     assert text.count('<figure data-true="') == 650
 
 
+def test_the_labels_in_doubt_are_those_that_the_network_finds_least_likely(made, page):
+    _, _, predictions, _ = made
+    own = softmax(predictions.logits.astype(float), axis=1)[np.arange(200), predictions.labels]
+    wrong = predictions.predicted != predictions.labels
+    expected = [index for index in np.argsort(own, kind="stable").tolist() if wrong[index]]
+    (section,) = re.findall(r'<section id="labels">(.*?)</section>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert [int(index) for index in re.findall(r'aria-label="Test image (\d+)"', section)] == expected[:50]
+    assert f"The {min(50, len(expected))} most doubtful of {len(expected)} labels" in section
+    first = expected[0]
+    said = f"<b>{CLASSES[predictions.labels[first]]}</b> {100 * own[first]:.1f}\u00a0%"
+    assert section.index(said) < section.index(f"{CLASSES[predictions.predicted[first]]}</b>")
+
+
 def test_a_run_without_mistakes_has_a_page_too():
     text = page_of(*make(accuracy=1.0))
-    assert "The network makes no mistake on the test images." in text and 'data-cell="' not in text
+    assert "The network makes no mistake on the test images." in text
+    assert 'data-cell="' not in text and 'id="labels"' not in text
 
 
 # The same bytes everywhere
@@ -409,3 +427,17 @@ def test_dvcs_page_is_what_make_page_writes():
     assert ended.stdout == (ROOT / ".dvc/page.html").read_text(encoding="utf-8"), "run `make page`"
     assert "{plot_divs}" in ended.stdout and "{scripts}" not in ended.stdout
     assert (ROOT / ".dvc/page.html").stat().st_size < 1_000_000
+
+
+def test_dvcs_page_has_the_licences_of_all_packages_that_vl_convert_holds():
+    script = runpy.run_path(str(ROOT / ".dvc/page.py"))
+    held, listed = script["held_packages"](), script["listed_packages"]()
+    assert {
+        "vega": vl_convert.get_vega_version(),
+        "vega-embed": vl_convert.get_vega_embed_version(),
+    }.items() <= held.items()
+    assert held.items() <= listed.items(), "run `make page`"
+    assert listed.keys() - held.keys() == {"fast-json-patch", "semver"}  # copied into vega-embed's own file
+    licences = script["LICENCES"].read_text(encoding="utf-8")
+    assert licences in (ROOT / ".dvc/page.html").read_text(encoding="utf-8") and "-->" not in licences
+    assert "Copyright (c) 2015-2023, University of Washington Interactive Data Lab" in licences

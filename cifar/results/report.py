@@ -14,7 +14,8 @@ from cifar.data.splits import Split
 from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.captions import runners_up
-from cifar.results.heatmaps import Heatmaps
+from cifar.results.heatmaps import Heatmaps, shown_mistakes
+from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
@@ -52,6 +53,7 @@ CHARTS = {
 }  # fmt: skip
 SAMPLES = 200  # training images on the page, at most ten of a class
 SAMPLE_CLASSES = 100  # classes with samples
+DOUBTFUL = 13  # one image with a doubtful label for so many mistakes: 50 of 32x32 pixels
 PAIRS = 16  # images before and after augmentation
 
 
@@ -108,6 +110,7 @@ def render(
         matrix=_matrix(predictions, names),
         charts={name: Markup(with_own_ids(svg, name)) for name, svg in charts.items()},
         mistakes=_mistakes(predictions, pictures, names, params["gradcam"]),
+        labels=_labels(predictions, pictures.test, names),
         log=_log(run.tables["plots/train/history.csv"]),
         data=_data(run, params, pictures, names),
         run={
@@ -210,6 +213,25 @@ def _mistakes(
         "method": {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}[settings["method"]],
         "layer": settings["layers"][-1],
     }
+
+
+def _labels(predictions: Predictions, test: Split, names: Sequence[str]) -> dict[str, Any]:
+    """The images whose label is most in doubt, as stage `misclassified` lists them."""
+    issues = find_label_issues(predictions.logits, test.labels)
+    first = issues.first(max(1, shown_mistakes(test.images.shape[1:3]) // DOUBTFUL))
+    cards = [
+        {
+            "index": index,
+            "label": names[label],
+            "suggested": names[suggested],
+            "label_probability": words.percent(label_probability, 1),
+            "suggested_probability": words.percent(suggested_probability, 1),
+        }
+        for index, label, suggested, label_probability, suggested_probability in zip(
+            *(column.tolist() for column in first), strict=True
+        )
+    ]
+    return {"cards": cards, "all": len(issues.indices), "images": image_sheet(test.images[first.indices])}
 
 
 def _log(history: pd.DataFrame) -> dict[str, Any]:
