@@ -1,28 +1,55 @@
-"""The commands that use what the pipeline has made: `python -m cifar --help`."""
+"""What a person does with the results, next to the pipeline: `python -m cifar --help`.
 
+Each command imports what it needs itself, so that every command starts quickly.
+"""
+
+import argparse
 import sys
-from importlib import import_module
+from pathlib import Path
 
-COMMANDS = {"report": "compare runs on one page: metrics, curves and the images that only one gets right"}
-
-
-def main(words: list[str]) -> None:
-    """Call the command that the first word names: a module of cifar.commands, which is imported only now."""
-    if words[:1] and words[0] in COMMANDS:
-        import_module(f"cifar.commands.{words[0]}").main(words[1:])
-    elif words[:1] in (["-h"], ["--help"]):
-        print(usage())
-    else:
-        said = f"there is no command {words[0]!r}" if words else "a command is missing"
-        sys.exit(f"{usage()}\n\nerror: {said}; choose from {', '.join(COMMANDS)}")
+from cifar.system.process import run
 
 
-def usage() -> str:
-    lines = [f"  {name:9}  {text}" for name, text in COMMANDS.items()]
-    return "\n".join(
-        ["usage: python -m cifar COMMAND …", "", *lines, "", "`python -m cifar COMMAND --help` says more."]
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    match arguments.command:
+        case "predict":
+            from cifar.results.classified import print_answers
+
+            print_answers(
+                arguments.pictures, arguments.model, arguments.top, heatmap=arguments.heatmap, as_json=arguments.json
+            )
+        case "report":
+            from cifar.results.side_by_side import write_page
+
+            write_page(arguments.revisions, arguments.out)
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m cifar", description="Use the results of the pipeline.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    predict = commands.add_parser("predict", help="classify pictures with the trained network")
+    predict.add_argument(
+        "pictures", metavar="PICTURE", type=Path, nargs="+", help="a picture file, or a folder of them"
     )
+    predict.add_argument("--top", type=_count, default=3, metavar="N", help="classes to name for each (default: 3)")
+    predict.add_argument("--heatmap", type=Path, metavar="OUT.png", help="draw where the network looks, with Grad-CAM")
+    predict.add_argument("--json", action="store_true", help="print the answers as JSON")
+    text = "the folder of the trained network (default: models)"
+    predict.add_argument("--model", type=Path, default=Path("models"), metavar="DIR", help=text)
+    report = commands.add_parser("report", help="compare runs on one page: metrics, curves, images")
+    text = "an experiment, a revision of Git, or `workspace`; the first is compared with each of the others"
+    report.add_argument("revisions", metavar="REV", nargs="+", help=f"{text} (one alone: with the workspace)")
+    text = "the page, which shows images of the data set and does not belong into Git (default: report/comparison.html)"
+    report.add_argument("--out", type=Path, default=Path("report/comparison.html"), metavar="FILE", help=text)
+    return parser.parse_args(words)
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) == 0:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number above 0")
+    return int(word)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run(main, "give the same command again")

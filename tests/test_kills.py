@@ -26,7 +26,7 @@ ELSEWHERE = {  # what must not decide anything
     "TERM": "dumb",
 }
 LONGEST = 6.0  # seconds from the start of a stage to its end
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "report"]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
 
 
 def start(project: Project) -> psutil.Popen:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cifar.config.schema import IMAGE_SIZE
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
-from cifar.system.process import InputError
+from cifar.system.process import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
@@ -153,6 +153,8 @@ def _apply(compose: Compose, image: np.ndarray) -> np.ndarray:
     try:
         return compose(image=image)["image"]
     except Exception as error:  # whatever a transform raises, it is the policy that does not work
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"augment does not work on a 32x32 image: {error or type(error).__name__}") from None
 
 
@@ -176,6 +178,8 @@ def _build_transform(
     try:
         return transforms[name](**{argument: _constant(value, colour) for argument, value in arguments.items()})
     except Exception as error:  # whatever a transform raises, its arguments are not what it expects
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{key}: {name} refuses its arguments: {_reason(error)}") from None
 
 

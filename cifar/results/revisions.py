@@ -45,6 +45,8 @@ def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
     from dvc.exceptions import DvcException
 
     commit = find_commit(name)
+    if not git("ls-tree", commit, "--", "dvc.lock"):
+        raise InputError(f"{name} has no dvc.lock, and so no results; give a commit or an experiment with results")
     try:
         files = DVCFileSystem(rev=commit)
         for path in filter(files.exists, paths):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,14 @@ from cifar.results.comparison import Difference, Discordant, accuracy_difference
 from cifar.results.heatmaps import shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes, load_predictions
 from cifar.results.report import CHARTS, fill, flat, read_table, with_own_ids
+from cifar.results.revisions import copy_files
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
 from cifar.results.vega import COLOURS, draw
-from cifar.system.files import read_json
-from cifar.system.process import printable
+from cifar.system.files import read_json, write_text
+from cifar.system.process import InputError, printable
 
+WORKSPACE = "workspace"  # DVC's word for the files as they are
 MOST = len(COLOURS)  # runs on a page: each has a colour of its own
 NEEDED = [
     "params.yaml",
@@ -69,6 +72,35 @@ class Pair(NamedTuple):
     accuracy: Difference
     loss: Difference
     confidence: Difference
+
+
+def write_page(names: Sequence[str], out: Path) -> None:
+    """Write the page of these experiments, revisions or the workspace, and say so; one alone is set by the workspace.
+
+    Raises InputError when a run is unknown, given twice, or has no results that can be read.
+    """
+    names = [*names, WORKSPACE] if len(names) == 1 else names
+    if len({*names}) < len(names):
+        raise InputError(f"{max(names, key=names.count)} is given twice; give the names of different runs")
+    if len(names) > MOST:
+        raise InputError(f"{len(names)} runs are too many for one page; give at most {MOST}")
+    with TemporaryDirectory() as folder:
+        sides = [_load(name, Path(folder, str(number))) for number, name in enumerate(names)]
+        page = compare_page(sides)
+    write_text(out, page)
+    print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")
+
+
+def _load(name: str, folder: Path) -> Side:
+    """A run from the workspace, or from the files of a revision, which are copied to `folder`."""
+    if name == WORKSPACE:
+        return load_side(name)
+    copy_files(name, FILES, folder)
+    try:
+        return load_side(name, folder)
+    except InputError as error:
+        what = str(error).partition("; ")[0].replace(f"{folder}/", "")
+        raise InputError(f"{name}: {what}; give a run of this pipeline, or look for damage with `make mend`") from None
 
 
 def load_side(name: str, folder: Path = Path()) -> Side:

@@ -1,1 +1,0 @@
-"""What a person calls: one module a command, for `python -m cifar`."""

@@ -1,0 +1,109 @@
+"""Picture files as arrays: any of the usual formats, kinds of pixels and sizes, as RGB squares of one size."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from cifar.system.process import InputError, is_out_of_memory, one_line
+
+FORMATS = "PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"
+NAMES = "PNG, JPEG, WebP, BMP, TIFF or GIF"
+LARGEST = 100_000_000  # pixels; a small file of a picture with more may be made to fill the memory
+OF_THE_SYSTEM = "thumbs.db", "desktop.ini"  # Windows puts them into folders of pictures
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """All files in `folder` and in its folders, in the order of their names, the same on every machine.
+
+    Files and folders whose name starts with a dot are left out, and those that Windows adds. What the other files hold
+    is not looked at: `read_picture` does that.
+    """
+    found = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in files if not _is_hidden(name)]
+    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in OF_THE_SYSTEM
+
+
+def read_picture(path: Path, size: int) -> np.ndarray:
+    """The picture in the file at `path` as RGB, uint8 (size, size, 3).
+
+    The shorter side is resized to `size` pixels (bilinear with antialiasing, as torchvision resizes), and the centre is
+    cut out. A picture of `size` x `size` pixels keeps its pixels. Orientation by EXIF is applied. Transparent pixels
+    lie on white. 16-bit values are rounded to 8 bits, and CMYK is converted without its colour profile. Of several
+    frames or pages the first is taken.
+
+    Raises InputError, one line that names the file, if it is no picture, is cut off or damaged, or has more than
+    LARGEST pixels.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a picture file is needed")
+    with _readable(path), open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+        pixels = image.width * image.height
+        if pixels > LARGEST:
+            raise InputError(
+                f"{path} has {image.width:,} x {image.height:,} pixels, more than {LARGEST:,}; save it with fewer"
+            )
+        image.load()
+        if image.mode in ("I", "F"):
+            raise InputError(f"{path} has pixels of 32 bits; save it with 8 or 16 bits a channel")
+        square = _as_rgb(_cut_centre(_upright(image)))
+        return np.array(square.resize((size, size), Image.Resampling.BILINEAR))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Raise InputError for whatever Pillow raises in the block; its warnings about metadata are not shown."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except UnidentifiedImageError:
+        what = f"holds no {NAMES} picture" if path.stat().st_size else "is an empty file"
+        raise InputError(f"{path} {what}; replace it or delete it") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} has more than {LARGEST:,} pixels; save it with fewer") from None
+    except Exception as error:  # for damaged files Pillow's plugins raise whatever their parsers do
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, OSError) and error.errno:
+            raise InputError(f"{path} cannot be read: {error.strerror}") from None
+        reason = one_line(error) or type(error).__name__
+        raise InputError(f"{path} is cut off or damaged ({reason}); replace it or delete it") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is if the EXIF data cannot be read."""
+    try:
+        has_orientation = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    except Exception:  # EXIF data is parsed only here, and may be anything
+        return image
+    return ImageOps.exif_transpose(image) if has_orientation else image
+
+
+def _cut_centre(image: Image.Image) -> Image.Image:
+    """The largest square in the middle; where half a pixel would be left over, it lies further left or up."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
