@@ -51,10 +51,12 @@ CHARTS = {
         "plots/misclassified/confused_pairs.csv", "bars", "images", "pair", "Classes most often confused"
     ),
 }  # fmt: skip
-SAMPLES = 200  # training images on the page, at most ten of a class
+MATRIX_CLASSES = 100  # classes in the confusion matrix
+SAMPLES = 200  # training images on the page, at most ten of a class; half as many if they are large
 SAMPLE_CLASSES = 100  # classes with samples
-DOUBTFUL = 13  # one image with a doubtful label for so many mistakes: 50 of 32x32 pixels
-PAIRS = 16  # images before and after augmentation
+DOUBTFUL = 50  # images whose label is in doubt, at most; fewer large ones
+PAIRS = 16  # images before and after augmentation; half as many if they are large
+LARGE = 48  # pixels: images that are higher or wider are large
 
 
 class Run(NamedTuple):
@@ -164,22 +166,27 @@ def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
 def _matrix(predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the confusion matrix, with the strength of each cell's colour in percent.
 
-    It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong.
+    It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong. Of very
+    many classes it has those with the most mistakes, in the order of the classes.
     """
     counts = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(counts, (predictions.labels, predictions.predicted), 1)
-    most_wrong = max(1, int((counts - np.diag(np.diag(counts))).max()))
+    totals = counts.sum(axis=1).tolist()
+    wrong = counts - np.diag(np.diag(counts))
+    shown = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MATRIX_CLASSES]
+    most_wrong = max(1, int(wrong.max()))
     rows = []
-    for number, (name, row) in enumerate(zip(names, counts.tolist(), strict=True)):
+    for number in sorted(shown.tolist()):
         cells = [
             {
-                "images": n,
+                "number": k,
+                "images": int(counts[number, k]),
                 "is_right": k == number,
-                "strength": round(100 * n / (sum(row) if k == number else most_wrong)),
+                "strength": round(100 * int(counts[number, k]) / max(1, totals[number] if k == number else most_wrong)),
             }
-            for k, n in enumerate(row)
+            for k in sorted(shown.tolist())
         ]
-        rows.append({"name": name, "number": number, "cells": cells})
+        rows.append({"name": names[number], "number": number, "cells": cells})
     return rows
 
 
@@ -218,7 +225,7 @@ def _mistakes(
 def _labels(predictions: Predictions, test: Split, names: Sequence[str]) -> dict[str, Any]:
     """The images whose label is most in doubt, as stage `misclassified` lists them."""
     issues = find_label_issues(predictions.logits, test.labels)
-    first = issues.first(max(1, shown_mistakes(test.images.shape[1:3]) // DOUBTFUL))
+    first = issues.first(max(1, min(DOUBTFUL, shown_mistakes(test.images.shape[1:3]) // 6)))
     cards = [
         {
             "index": index,
@@ -243,7 +250,8 @@ def _log(history: pd.DataFrame) -> dict[str, Any]:
 
 def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequence[str]) -> dict[str, Any]:
     stats, train, count = run.metrics["stats"], pictures.train, min(len(names), SAMPLE_CLASSES)
-    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // count))  # (classes, images)
+    share = 2 if max(train.images.shape[1:3]) > LARGE else 1
+    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // share // count))  # (classes, images)
     rows = [
         {
             "name": names[k],
@@ -252,8 +260,8 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
         }
         for k, of_class in enumerate(samples.tolist())
     ]
-    labels = pictures.originals.labels[:PAIRS].tolist()
-    shown = np.stack([pictures.originals.images[:PAIRS], pictures.augmented[:PAIRS]], axis=1)
+    labels = pictures.originals.labels[: PAIRS // share].tolist()
+    shown = np.stack([pictures.originals.images[: len(labels)], pictures.augmented[: len(labels)]], axis=1)
     pairs = [
         {
             "name": names[label],
