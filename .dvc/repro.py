@@ -1,4 +1,7 @@
-"""What `make repro` and `make demo` run: `dvc repro` after mending what DVC cannot read, then where the results are."""
+"""What `make repro` runs: `dvc repro`, after repairs. Then it prints the accuracy and the files to look at.
+
+`make demo` gives the folder of the demo as an argument, because the paths are for a reader outside it.
+"""
 
 import subprocess
 import sys
@@ -8,7 +11,6 @@ from dvc.cli import main as dvc
 from dvc.repo import Repo
 from dvc.ui import ui
 
-ROOT = Path(__file__).resolve().parents[1]
 PUSH = "Use `dvc push` to send your updates to remote storage."
 
 
@@ -22,14 +24,13 @@ def main() -> None:
 
     print(flush=True)
     dvc(["metrics", "show", "metrics/evaluate.json"])
-    print("\nPictures:", *sorted(map(seen_from_root, Path("plots").glob("*/*.png"))), sep="\n")
-    print(f"\nAll on one page: {seen_from_root(Path('report/index.html'))}")
+    print(list_results(Path(*sys.argv[1:])))
 
 
-def seen_from_root(path: Path) -> str:
-    """The path as a person at the root writes it, where `make` runs; a demo has a folder of its own."""
-    path = path.absolute()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+def list_results(folder: Path) -> str:
+    """The report and the pictures in the current folder, which the reader calls `folder`."""
+    pictures = sorted(str(folder / path) for path in Path("plots").glob("*/*.png"))
+    return "\n".join(["", f"Report: {folder / 'report/index.html'}", "", "Pictures:", *pictures])
 
 
 def leave_out(advice: str) -> None:

@@ -191,7 +191,7 @@ def test_a_killed_training_carries_on_and_ends_in_the_same_bytes(project):
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     assert not weights.exists()
-    assert "carrying on after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
+    assert "continuing after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
     assert hashlib.md5(weights.read_bytes()).hexdigest() == before
     assert project.git("status", "--porcelain") == ""
     assert not list(checkpoints.glob("*/*"))
@@ -314,7 +314,7 @@ def test_a_stage_without_its_input_says_so_in_one_line(plain_clone, monkeypatch,
     assert stop.value.code == 1
     assert (
         capsys.readouterr().err
-        == f"error: {missing} is missing; run `dvc repro`, which makes what a stage needs before it runs\n"
+        == f"error: {missing} is missing; run `dvc repro`, which runs the stage that writes it first\n"
     )
 
 
