@@ -209,7 +209,7 @@ def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Differe
         if None in (values[0], values[k]):
             continue
         if values[k] != values[0] or k in found:
-            cells[k]["difference"] = _difference(values[k] - values[0], is_share)
+            cells[k]["difference"] = _difference(found[k].mean if k in found else values[k] - values[0], is_share)
         if k in found and found[k].low is not None:
             cells[k]["interval"] = " to ".join(_difference(end, is_share) for end in found[k][1:])
     return cells
