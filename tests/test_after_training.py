@@ -13,7 +13,7 @@ from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
-from specs import AIRNET, changed
+from specs import AIRNET, CIFAR, changed
 
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split, Statistics, load_split, save_classes, save_split
@@ -47,7 +47,7 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
     save_split("test", test, folder / "data/dataset")
     save_classes(CLASSES, folder / "data/dataset")
-    network = build_network(AIRNET, seed=0)
+    network = build_network(AIRNET, CIFAR, seed=0)
     save_model(Model(network, STATISTICS, CLASSES), AIRNET, {}, folder=folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -82,7 +82,7 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
 
 def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
     air = changed(AIRNET, whitening_bias={"start": "random"})
-    network, images = build_network(air, seed=0), load_split("test").images
+    network, images = build_network(air, CIFAR, seed=0), load_split("test").images
     save_model(Model(network, STATISTICS, CLASSES), air, {})
     alone = predict(network, images, STATISTICS).argmax(1)
     labels = predict(network, images, STATISTICS, augmentation="flip_shift").argmax(1).astype(np.uint8)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from specs import CIFAR
 
 from cifar.config.params import check_params, load_params, read_yaml
 from cifar.config.schema import LAYERS, ModelSpec, Params
@@ -368,7 +369,7 @@ def test_the_layers_named_for_grad_cam_are_the_networks_own():
     assert {type(spec) for spec in specs} == NETWORKS.keys()
     assert {spec.name for spec in specs} == LAYERS.keys()
     for spec in specs:
-        assert set(LAYERS[spec.name]) <= set(dict(build_network(spec, seed=0).named_children()))
+        assert set(LAYERS[spec.name]) <= set(dict(build_network(spec, CIFAR, seed=0).named_children()))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from specs import CUSTOM_RESNET
+from specs import CIFAR, CUSTOM_RESNET
 from torch import Tensor
 
 from cifar.data.splits import Statistics
@@ -26,7 +26,7 @@ def network() -> torch.nn.Module:
     """In eval mode, with statistics of some batch."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        built = build_network(CUSTOM_RESNET, seed=0)
+        built = build_network(CUSTOM_RESNET, CIFAR, seed=0)
         built(torch.randn(8, 3, 32, 32))
     return built.eval()
 
