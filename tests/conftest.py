@@ -6,7 +6,14 @@ import pytest
 from projects import Project, create
 
 # The groups of tests that take half a minute or more.
-LONGEST = ["pipeline", "test_recipes.py", "test_compiling.py", "test_gradcam.py"]
+LONGEST = [
+    "test_processes.py",
+    "pipeline",
+    "test_recipes.py",
+    "test_compiling.py",
+    "test_gradcam.py",
+    "test_many_machines.py",
+]
 
 
 def pytest_configure(config):
@@ -36,6 +43,7 @@ def group_of(item: pytest.Item) -> str:
     return "pipeline" if "first_run" in item.fixturenames else item.path.name
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which looks for the groups in its own
 def pytest_collection_modifyitems(items):
     """Name each test's group for xdist, and put the longest groups first, so that two processes end together."""
     items.sort(key=lambda item: LONGEST.index(group_of(item)) if group_of(item) in LONGEST else len(LONGEST))

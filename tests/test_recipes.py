@@ -288,6 +288,8 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
 def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
     for file in ("cifar", "stages", "dvc.yaml"):
         (tmp_path / file).symlink_to(ROOT / file)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/plots").symlink_to(ROOT / ".dvc/plots")
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / f"recipes/{name}.yaml", "params.yaml")
     small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}

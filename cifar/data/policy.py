@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
-from cifar.system.process import InputError
+from cifar.system.process import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
@@ -154,6 +154,8 @@ def _apply(compose: Compose, image: np.ndarray) -> np.ndarray:
     try:
         return compose(image=image)["image"]
     except Exception as error:  # whatever a transform raises, it is the policy that does not work
+        if is_out_of_memory(error):
+            raise
         size = "x".join(map(str, image.shape[:2]))
         raise InputError(f"augment does not work on a {size} image: {error or type(error).__name__}") from None
 
@@ -178,6 +180,8 @@ def _build_transform(
     try:
         return transforms[name](**{argument: _constant(value, names) for argument, value in arguments.items()})
     except Exception as error:  # whatever a transform raises, its arguments are not what it expects
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"{key}: {name} refuses its arguments: {_reason(error)}") from None
 
 
