@@ -165,7 +165,7 @@ WRONG_PARAMS = [
     ({"lr_max": "search"}, "lr_max is 'search', allowed: a number above 0, or find for the range test's suggestion"),
     ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
     # an unknown word
-    ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
+    ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10', 'shapes' or 'folder'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
     (
         {"model": AIRNET | {"whitening_bias": {"start": "one", "epochs": 3, "lr_factor": 1.0}}},
@@ -313,7 +313,7 @@ def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):
         ("epochs: [1\n", "error: params.yaml is not valid YAML, line 2: expected ',' or ']', but got '<stream end>'\n"),
         (
             "dataset: |\n  two\n  lines\n",
-            "error: params.yaml: dataset is 'two\\nlines\\n', it must be 'cifar10' or 'shapes'\n",
+            "error: params.yaml: dataset is 'two\\nlines\\n', it must be 'cifar10', 'shapes' or 'folder'\n",
         ),
     ],
 )
