@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cifar.config.params import load_params
 from cifar.data.archive import find_dataset
-from cifar.data.folder import IMAGES, build_splits, list_images
+from cifar.data.folder import IMAGES, build_splits, list_images, save_names
 from cifar.data.shapes import CLASSES, draw_split
 from cifar.data.splits import FOLDER, save_classes, save_split
 from cifar.system.files import write_array
@@ -32,6 +32,8 @@ def main() -> None:
         classes, total = listing.classes, sum(map(len, [*listing.train.values(), *listing.test.values()]))
         bar = progress(None, total, "read", "img")
         train, test = build_splits(listing, params.folder.size, bar.update)
+        save_names("train", train)
+        save_names("test", test)
         source = f"of {params.folder.size}x{params.folder.size} pixels in {len(classes)} classes from {IMAGES}/"
     else:
         train, train_masks = draw_split(params.shapes.train, params.seed, "train")

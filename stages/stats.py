@@ -57,7 +57,7 @@ def main() -> None:
     save_duplicates(duplicates, (train.labels, test.labels), classes)
     shown = Duplicates(*(column[:AUGMENTED] for column in duplicates))
     title = (
-        f"{len(shown.test)} of {found['duplicate_pairs']:,} pairs: a test image, and a training image nearly the same"
+        f"{len(shown.test)} of {found['duplicate_pairs']:,} pairs of a test image and a training image nearly the same"
     )
     labels = zip(test.labels[shown.test], train.labels[shown.train], strict=True)
     captions = [f"{classes[of_test]}\n{classes[of_train]}" for of_test, of_train in labels]

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -175,17 +176,26 @@ def test_the_stage_writes_the_arrays_of_the_contract(project, capsys):
     assert load_classes() == ["cat", "dog", "Ärger"]
     train, test = load_split("train"), load_split("test")
     assert train.images.shape == (15, 24, 24, 3) and np.bincount(test.labels).tolist() == [1, 1, 1]
-    files = {path.parent.name: [] for path in project.glob("data/images/*/*")}
-    for path in project.glob("data/images/*/*"):
-        files[path.parent.name].append(colour(path))
-    for split in train, test:
-        for image, label in zip(split.images, split.labels, strict=True):
-            files[load_classes()[label]].remove(tuple(image[0, 0].tolist()))
-    assert not any(files.values())  # every picture once
+    listed = []
+    for name, split in (("train", train), ("test", test)):
+        paths = [Path(line) for line in Path(f"data/dataset/{name}_files.txt").read_text().splitlines()]
+        for path, image, label in zip(paths, split.images, split.labels, strict=True):
+            assert path.parent.name == load_classes()[label] and (image == colour(path)).all()
+        listed += paths
+    assert sorted(listed) == sorted(Path("data/images").glob("*/*"))  # every picture once
     assert (
         "folder: 15 training and 3 test images of 24x24 pixels in 3 classes from data/images/"
         in capsys.readouterr().out
     )
+
+
+def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes():
+    ours = ["data/images/README.md", "data/images/cat.dvc", "data/images/.gitignore"]
+    pictures = ["data/images/cat/1.png", "data/images/train/cat/1.png"]
+    ignored = subprocess.run(
+        ["git", "check-ignore", "--no-index", *ours, *pictures], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ignored.stdout.split() == pictures
 
 
 def test_a_bad_picture_leaves_no_data_set(project):

@@ -11,7 +11,8 @@ import numpy as np
 
 from cifar.config.schema import CLASSES
 from cifar.data.pictures import find_pictures, read_picture
-from cifar.data.splits import Split, label_dtype
+from cifar.data.splits import FOLDER, Split, label_dtype
+from cifar.system.files import write_text
 from cifar.system.process import InputError, printable
 
 IMAGES = Path("data/images")
@@ -163,3 +164,10 @@ def build_splits(listing: Listing, size: int, seen: Callable[[int], object]) -> 
     everything = Split(Pictures(paths, size, seen), np.array(labels, label_dtype(len(listing.classes))))
     numbers = np.arange(sum(counts))
     return everything.take(numbers[: counts[0]]), everything.take(numbers[counts[0] :])
+
+
+def save_names(name: str, split: Split, folder: Path = FOLDER) -> None:
+    """Write the names of the files of a split of `build_splits` as <name>_files.txt: line k is image k's, from 0 on."""
+    paths = split.images.images.paths
+    names = [printable(str(paths[number]), length=10_000) for number in split.images.index]
+    write_text(folder / f"{name}_files.txt", "".join(f"{each}\n" for each in names))
