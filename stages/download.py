@@ -24,8 +24,8 @@ def main() -> None:
 
     if params.dataset == "cifar10":
         cifar10_dir = os.environ.get("CIFAR10_DIR")
-        (train, test, classes), source, passed_over = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
-        notes = f"; passed over {', '.join(passed_over)}" if passed_over else ""
+        (train, test, classes), source, skipped = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
+        notes = f"; skipped {', '.join(skipped)}" if skipped else ""
         source = f"from {source}{notes}"
     elif params.dataset == "folder":
         listing = list_images(IMAGES, test_share=params.folder.test_share, seed=params.seed)

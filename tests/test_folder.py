@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from dvc.utils.hydra import apply_overrides
 from PIL import Image
+from scmrepo.git import Git
 
 from cifar.data.folder import Pictures, build_splits, list_images
 from cifar.data.splits import load_classes, load_split
@@ -189,13 +190,13 @@ def test_the_stage_writes_the_arrays_of_the_contract(project, capsys):
     )
 
 
-def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes():
-    ours = ["data/images/README.md", "data/images/cat.dvc", "data/images/.gitignore"]
+def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes_and_dvc_looks_into_the_folder():
+    ours = ["data/images/README.md", "data/images/cat.dvc"]
     pictures = ["data/images/cat/1.png", "data/images/train/cat/1.png"]
-    ignored = subprocess.run(
-        ["git", "check-ignore", "--no-index", *ours, *pictures], cwd=ROOT, capture_output=True, text=True
-    )
-    assert ignored.stdout.split() == pictures
+    command = ["git", "check-ignore", "--no-index", *ours, *pictures]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split() == pictures
+    by_dvc = Git(str(ROOT)).is_ignored  # which asks this of every folder before it looks for .dvc files there
+    assert not by_dvc("data/images/") and by_dvc("data/images/cat/")
 
 
 def test_a_bad_picture_leaves_no_data_set(project):
