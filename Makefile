@@ -22,7 +22,7 @@ unexport PYTHONSAFEPATH
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the ignored folder .demo
+demo: .venv/ready ## run the whole pipeline on drawn images, in the folder .demo
 	@python .dvc/demo.py
 
 pictures: .venv/ready ## draw a small folder of pictures into data/images/, to try dataset: folder with
@@ -31,13 +31,13 @@ pictures: .venv/ready ## draw a small folder of pictures into data/images/, to t
 test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-kills: .venv/ready ## kill the pipeline six times in each stage, and check that it ends in the same bytes
+kills: .venv/ready ## kill the pipeline six times in each stage, and check that the results are the same
 	@python -m pytest tests/test_kills.py -rP
 
 gpu: .venv/ready ## measure on a GPU what is still unmeasured, the most important first; run it again to continue
 	@python -m benchmarks.gpu
 
-repro: .venv/ready ## bring every result up to date with the code and params.yaml (dvc repro)
+repro: .venv/ready ## run `dvc repro`: the stages whose code, data or params have changed
 	@python .dvc/repro.py
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
@@ -45,7 +45,7 @@ experiments: .venv/ready ## list the experiments: their main params, accuracies 
 	@python -m dvc exp show --drop '$(SHOWN)'
 SHOWN := ^(?!(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|model\.name|epochs|(params\.yaml:)?lr_max|seed)$$)
 
-mend: .venv/ready ## repair what a kill can damage: dvc.lock, DVC's lock file, the cache
+mend: .venv/ready ## repair an incomplete dvc.lock or lock file of DVC, and damaged entries of its cache
 	@python .dvc/mend.py
 
 deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
