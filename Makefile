@@ -22,19 +22,19 @@ unexport PYTHONSAFEPATH
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/ready ## run the whole pipeline on images drawn on the spot, in the ignored folder .demo
+demo: .venv/ready ## run the whole pipeline on drawn images, in the folder .demo
 	@python .dvc/demo.py
 
 test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-kills: .venv/ready ## kill the pipeline six times in each stage, and check that it ends in the same bytes
+kills: .venv/ready ## kill the pipeline six times in each stage, and check that the results are the same
 	@python -m pytest tests/test_kills.py -rP
 
-gpu: .venv/ready ## measure on a GPU all that it is wanted for, in order of worth; called again it carries on
+gpu: .venv/ready ## measure on a GPU what is still unmeasured, the most important first; run it again to continue
 	@python -m benchmarks.gpu
 
-repro: .venv/ready ## bring every result up to date with the code and params.yaml (dvc repro)
+repro: .venv/ready ## run `dvc repro`: the stages whose code, data or params have changed
 	@python .dvc/repro.py
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
@@ -42,17 +42,17 @@ experiments: .venv/ready ## list the experiments: their main params, accuracies 
 	@python -m dvc exp show --drop '$(SHOWN)'
 SHOWN := ^(?!(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|model\.name|epochs|(params\.yaml:)?lr_max|seed)$$)
 
-mend: .venv/ready ## repair what DVC cannot: half-written dvc.lock and locks, cache entries with wrong bytes
+mend: .venv/ready ## repair an incomplete dvc.lock or lock file of DVC, and damaged entries of its cache
 	@python .dvc/mend.py
 
 deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
 	@python .dvc/deps.py
 
-page: .venv/ready ## write the page that `dvc plots` fills, with Vega in it
+page: .venv/ready ## write the template of the `dvc plots` page, with Vega included
 	@python .dvc/page.py
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
-fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, naming the stages
+fresh: .venv/ready ## check that dvc.lock is up to date with the code and params.yaml
 	@status=$$(python -m dvc status --json) && python -c 'import json, re, sys; \
 	is_stale = lambda changes: re.search("modified|new\"|changed command", json.dumps(changes)); \
 	stale = [stage for stage, changes in json.load(sys.stdin).items() if is_stale(changes)]; \
@@ -61,7 +61,7 @@ fresh: .venv/ready ## fail when dvc.lock is behind the code or params.yaml, nami
 lint: .venv/ready ## check format and style
 	@python -m ruff format --check && python -m ruff check
 
-audit: .venv/ready ## look up known vulnerabilities of the pinned packages, and refuse the AGPL
+audit: .venv/ready ## check the pinned packages for known vulnerabilities and for AGPL licences
 	@test -d .venv/audit || "$$PYTHON" -m venv .venv/audit
 	@.venv/audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
 	@.venv/audit/bin/pip-licenses --python .venv/bin/python --from mixed --partial-match --fail-on 'AGPL;Affero' --summary

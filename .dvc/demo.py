@@ -30,7 +30,7 @@ def main() -> None:
     )
     os.environ["CIFAR_AGAIN"] = command  # what messages name in place of `dvc repro`
     os.chdir(folder)
-    os.execv(sys.executable, [sys.executable, ROOT / ".dvc/repro.py"])
+    os.execv(sys.executable, [sys.executable, ROOT / ".dvc/repro.py", folder])
 
 
 def refuse_other_folders(folder: Path) -> None:

@@ -58,15 +58,15 @@ def mend_lock(path: Path) -> None:
         ended = git("show", version)
         if ended.returncode == 0 and is_lock(ended.stdout):
             replace(path, ended.stdout)
-            print(f"mended: put back the {name} {path}")
+            print(f"repaired: restored the {name} {path}")
             return
     if not is_without_git():
         committed = git("ls-tree", "HEAD", "--", str(path))
         if committed.returncode or committed.stdout:
             said = " ".join(committed.stderr.decode(errors="replace").split()) or "the committed one is cut off too"
-            sys.exit(f"error: {path} is cut off, and Git has no whole one ({said}); mend that, or delete {path}")
+            sys.exit(f"error: {path} is cut off, and Git has no complete version ({said}); fix this, or delete {path}")
     path.unlink()
-    print(f"mended: removed a half-written {path}")
+    print(f"repaired: removed a half-written {path}")
 
 
 def is_lock(content: bytes) -> bool:
@@ -107,7 +107,7 @@ def mend_rwlock(path: Path) -> None:
             SCHEMA(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, Invalid):
         path.unlink()
-        print(f"mended: removed a half-written {path}")
+        print(f"repaired: removed a half-written {path}")
 
 
 def mend_cache(lock: Path) -> None:
@@ -117,7 +117,7 @@ def mend_cache(lock: Path) -> None:
         entry = cache / oid[:2] / oid[2:]
         if entry.exists() and md5(entry) != oid.removesuffix(".dir"):
             entry.unlink()
-            print(f"mended: removed {entry} from DVC's cache: its bytes had changed ({path})")
+            print(f"repaired: removed {entry} from DVC's cache: its bytes had changed ({path})")
         if path.is_file() and md5(path) != oid:
             os.utime(path)  # DVC hashes a file anew only when its time or size has changed
 

@@ -1,4 +1,7 @@
-"""What `make repro` runs: `dvc repro` after mending what DVC cannot read, then the test accuracy and the pictures."""
+"""What `make repro` runs: `dvc repro`, after repairs. Then it prints the accuracy and the files to look at.
+
+`make demo` gives the folder of the demo as an argument, because the paths are for a reader outside it.
+"""
 
 import subprocess
 import sys
@@ -21,8 +24,13 @@ def main() -> None:
 
     print(flush=True)
     dvc(["metrics", "show", "metrics/evaluate.json"])
-    print("\nAll on one page: report/index.html")
-    print("\nPictures:", *sorted(map(str, Path("plots").glob("*/*.png"))), sep="\n")
+    print(list_results(Path(*sys.argv[1:])))
+
+
+def list_results(folder: Path) -> str:
+    """The report and the pictures in the current folder, which the reader calls `folder`."""
+    pictures = sorted(str(folder / path) for path in Path("plots").glob("*/*.png"))
+    return "\n".join(["", f"Report: {folder / 'report/index.html'}", "", "Pictures:", *pictures])
 
 
 def leave_out(advice: str) -> None:

@@ -1,4 +1,4 @@
-"""The library that the stages compose. Its rooms, from the lowest up: system, config, data, nn, results, training.
+"""The library that the stages compose. Its packages, from the lowest up: system, config, data, nn, results, training.
 
-A room imports only from itself and from the rooms below it. No module knows a stage.
+A package imports only from itself and from those below it. No module imports a stage.
 """

@@ -48,18 +48,20 @@ def main() -> None:
 def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m recipes", description="The recipes: complete sets of params.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="name every recipe, with a line on each")
+    commands.add_parser("list", help="list the recipes, each with a line about it")
     diff = commands.add_parser("diff", help="show what params.yaml would become, key by key")
     apply_ = commands.add_parser("apply", help="write a recipe to params.yaml")
     run_ = commands.add_parser("run", help="apply a recipe and run it as a DVC experiment of its name")
-    queue_ = commands.add_parser("queue", help="put recipes in line as DVC experiments; `dvc queue start` runs them")
+    queue_ = commands.add_parser("queue", help="put recipes into DVC's queue; `dvc queue start` runs them")
     compare = commands.add_parser("compare", help="tell whether one is better than another, over several seeds")
     compare.add_argument("names", metavar="NAME", nargs="+", help="a recipe, an experiment or a revision")
     compare.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help="(default: 0 1 2)")
     compare.add_argument(
-        "--metric", default="accuracy", help="one of metrics/evaluate.json, as tta_accuracy (default: accuracy)"
+        "--metric",
+        default="accuracy",
+        help="one of metrics/evaluate.json, for example tta_accuracy (default: accuracy)",
     )
-    text = "say how many seeds show a difference of so many points, hundredths (default: 0.1)"
+    text = "the difference, in hundredths, for which to say how many seeds are needed (default: 0.1)"
     compare.add_argument("--points", type=float, default=0.1, help=text)
     compare.add_argument("--json", action="store_true", help="print the figures as JSON")
     for command in diff, apply_, run_:
@@ -68,7 +70,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     run_.add_argument("--name", help="name of the experiment (default: the recipe's name, followed by the changes)")
     for command in apply_, run_, queue_:
         command.add_argument(
-            "--force", action="store_true", help="replace params.yaml even if it has changes that are in no commit"
+            "--force", action="store_true", help="replace params.yaml even if it has uncommitted changes"
         )
     for command in run_, queue_, compare:
         text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
@@ -94,7 +96,7 @@ def recipe_text(name: str) -> str:
 def read_recipe(name: str) -> dict[str, Any]:
     """The recipe's values, checked; raises InputError when there is no such recipe or it is not valid."""
     if name not in recipe_names():
-        raise InputError(f"there is no recipe {name!r}, choose from {', '.join(recipe_names())}")
+        raise InputError(f"there is no recipe {name!r}; choose from {', '.join(recipe_names())}")
     values = read_yaml(FOLDER / f"{name}.yaml")
     check_params(values, f"{FOLDER}/{name}.yaml")
     return values
@@ -143,7 +145,7 @@ def current_params(force: bool) -> dict[str, Any]:
     except InputError as error:
         if force:
             return {}
-        raise InputError(f"{error}; mend it, or give --force to replace it") from None
+        raise InputError(f"{error}; fix it, or use --force to replace it") from None
 
 
 def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
@@ -175,10 +177,10 @@ def refuse_to_lose_changes(is_known: Callable[[], bool] = lambda: False) -> None
     if text == committed:
         return
     if committed is None:
-        raise InputError("params.yaml is in no commit; commit it, or give --force to replace it")
+        raise InputError("params.yaml is not committed; commit it, or use --force to replace it")
     before, after = (flatten(parse_yaml(content, "params.yaml")) for content in (committed, text))
     changes = ", ".join(differing(before, after)) or "its comments"
-    raise InputError(f"params.yaml has changes that are in no commit: {changes}; commit them, or give --force")
+    raise InputError(f"params.yaml has uncommitted changes: {changes}; commit them, or use --force")
 
 
 def committed_params() -> str | None:
@@ -191,7 +193,7 @@ def committed_params() -> str | None:
         return git("show", f"HEAD:./{PARAMS}").stdout if listed.stdout else None
     if "not a git repository" in listed.stderr or "Not a valid object name HEAD" in listed.stderr:
         return None
-    raise InputError(f"git does not say whether params.yaml is committed: {listed.stderr}")
+    raise InputError(f"git cannot tell whether params.yaml is committed: {listed.stderr}")
 
 
 def git(*words: str) -> subprocess.CompletedProcess:
@@ -230,4 +232,4 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "give the same command again to carry on")
+    run(main, "run the same command again to continue")

@@ -1,7 +1,7 @@
 """Compare recipes, experiments and revisions over several seeds: `python -m recipes compare --help`.
 
 What has not been run is run as a DVC experiment, in a clone under .dvc/tmp/compare that shares this repository's Git
-objects and DVC's cache. The workspace stays as it is, and after an interruption the same command carries on.
+objects and DVC's cache. The workspace does not change, and after an interruption the same command continues.
 """
 
 import fcntl
@@ -68,11 +68,11 @@ class Run(NamedTuple):
 
 
 def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str]) -> list[list[Run]]:
-    """The runs of each contender, one a seed, after running as experiments those that there are not yet."""
+    """The runs of each contender, one per seed; missing ones are run as experiments first."""
     if len(names) < 2 or len({*names}) < len(names):
         raise InputError("compare needs two different names or more: recipes, experiments or revisions")
     if len({*seeds}) < len(seeds):
-        raise InputError("a seed is given twice; give each once")
+        raise InputError("a seed is given twice; list each seed once")
     contenders = [find_contender(name) for name in names]
     plans = {(contender.name, seed): plan(contender, seed, changes) for seed in seeds for contender in contenders}
     runs = {key: find_run(each) or run(each) for key, each in plans.items()}
@@ -86,13 +86,13 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str]) 
 def find_contender(name: str) -> Contender:
     """A recipe with the last commit's code, or an experiment or a revision with its own.
 
-    Raises InputError when there is none of that name. A recipe is refused while code is in no commit: its results
-    could not be made again.
+    Raises InputError when there is none of that name. A recipe is refused while code is not committed: its results
+    could not be reproduced.
     """
     if name in recipe_names():
         changed = git("status", "--porcelain", "--", *CODE).splitlines()
         if changed:
-            raise InputError(f"{changed[0][3:]} has changes that are in no commit; commit them, then compare")
+            raise InputError(f"{changed[0][3:]} has uncommitted changes; commit them first")
         return Contender(name, git("rev-parse", "HEAD").strip(), recipe_text(name))
     commits = experiments(name) or git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
     if not commits:
@@ -174,7 +174,7 @@ def run(wanted: Plan) -> Run:
     commit, name = wanted.contender.commit, wanted.name
     reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
     if git("for-each-ref", reference):
-        raise InputError(f"the experiment {name} has other params; `dvc exp remove {name}`, or rename it, and go on")
+        raise InputError(f"an experiment {name} has other params; rename it, or remove it: `dvc exp remove {name}`")
     with held(wanted.clone) as lock:
         print(f"running {name}", file=sys.stderr, flush=True)
         prepare(wanted.clone, commit)
@@ -184,7 +184,7 @@ def run(wanted: Plan) -> Run:
         command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name, *sets]
         ended = subprocess.run(command, cwd=wanted.clone, env=environment(), stdout=sys.stderr, pass_fds=[lock])
         if ended.returncode:
-            raise InputError(f"{name} failed, as said above; after mending that the same command carries on")
+            raise InputError(f"{name} failed, see above; fix this and run the same command again to continue")
         git("fetch", "--quiet", str(wanted.clone), f"{reference}:{reference}")
     found = find_run(wanted)
     if found is None:
@@ -203,13 +203,13 @@ def held(clone: Path) -> Iterator[int]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for a run in {clone} that goes on since an earlier comparison", file=sys.stderr, flush=True)
+            print(f"waiting for a run of an earlier comparison in {clone}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
 
 
 def prepare(clone: Path, commit: str) -> None:
-    """Make the clone, or take it up after an interruption: its checkpoints stay, half-written files are put right."""
+    """Make the clone, or continue after an interruption: checkpoints are kept, half-written files are restored."""
     ready = clone / ".dvc/tmp/ready"
     if not ready.exists():
         shutil.rmtree(clone, ignore_errors=True)
@@ -246,7 +246,7 @@ def git(*words: str, check: bool = True) -> str:
 
 
 def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
-    """All figures of the comparison, as plain values for JSON: each name against the first.
+    """All numbers of the comparison, as plain values for JSON: each name against the first.
 
     `wanted` is the difference, a fraction, that the number of seeds is worked out for.
     """

@@ -23,8 +23,8 @@ def main() -> None:
 
     if params.dataset == "cifar10":
         cifar10_dir = os.environ.get("CIFAR10_DIR")
-        (train, test, classes), source, passed_over = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
-        notes = f"; passed over {', '.join(passed_over)}" if passed_over else ""
+        (train, test, classes), source, skipped = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
+        notes = f"; skipped {', '.join(skipped)}" if skipped else ""
         source = f"from {source}{notes}"
     else:
         train, train_masks = draw_split(params.shapes.train, params.seed, "train")

@@ -63,7 +63,7 @@ def main() -> None:
 
     for pair in pairs.head(3).itertuples():
         actual, predicted = (printable(name) for name in (pair.actual, pair.predicted))
-        print(f"{pair.images} of {pair.of} images of {actual} taken for {predicted}")
+        print(f"{actual} predicted as {predicted}: {pair.images} of {pair.of} images")
     print(
         f"written: {MISTAKES} ({len(mistakes):,} mistakes), {LABEL_ISSUES}, "
         f"{FOLDER}/gallery.png, correct.png, label_issues.png, confused_pairs.csv"

@@ -1,7 +1,7 @@
 """Train the network.
 
 Reads the training images, their statistics and the range test's rates. Writes the weights, the history of the epochs
-(after each: a live plot) and the learning rate of every step. An interrupted run carries on after its last whole epoch.
+(after each epoch) and the learning rate of every step. An interrupted run continues after its last complete epoch.
 """
 
 from cifar.system.process import start_stage

@@ -198,7 +198,7 @@ def test_the_most_confused_classes_are_those_of_scikit_learns_confusion_matrix(p
     left_out = np.sort((counts - np.diag(counts.diagonal())).ravel())[::-1][len(table) :]
     assert table["images"].min() >= left_out.max()
     first = table.iloc[0]
-    assert f"{first.images} of 4 images of {first.actual} taken for {first.predicted}" in capsys.readouterr().out
+    assert f"{first.actual} predicted as {first.predicted}: {first.images} of 4 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("layers", [["layer3"], ["prep", "layer1", "layer2", "layer3"]])

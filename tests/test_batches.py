@@ -108,7 +108,7 @@ def test_workers_leave_the_answer_to_ctrl_c_to_the_process_that_trains(number, w
         assert process.stdout.readline() == f"{moment}\n"
         os.killpg(process.pid, number)  # as a terminal does, workers and all
         _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (128 + number, f"{word}; `dvc repro` takes it up again\n")
+    assert (process.returncode, errors) == (128 + number, f"{word}; run `dvc repro` to continue\n")
 
 
 def test_a_bug_ends_the_workers_too():

@@ -95,7 +95,7 @@ def test_other_content_with_the_right_hash_is_set_aside_and_never_executed(root,
     path = checkpoints.folder / f"00002-{hashlib.sha256(content).hexdigest()}.pt"
     path.write_bytes(content)
     assert checkpoints.load()["history"][0]["epoch"] == 1
-    assert f"warning: checkpoint {path} is damaged; set aside" in capsys.readouterr().err
+    assert f"warning: checkpoint {path} is damaged and will not be used" in capsys.readouterr().err
     assert path.with_suffix(".damaged").exists() and not Path("executed").exists()
 
 
@@ -105,7 +105,7 @@ def test_a_state_that_does_not_fit_is_set_aside_with_a_line(root):
         checkpoints.save(1, state)
         trainer = build_trainer(trainer_spec(model=AIRNET), GREY, np.zeros((8, 32, 32, 3), np.uint8))
         with pytest.raises(
-            InputError, match=r"\.pt does not fit this training and is set aside; run `dvc repro` again"
+            InputError, match=r"\.pt does not fit this training and will not be used; run `dvc repro` again"
         ):
             resume(checkpoints, trainer, None)
         assert checkpoints.load() is None
@@ -224,7 +224,7 @@ def test_a_second_run_is_told_who_holds_them(monkeypatch):
     holder.start()
     try:
         assert holding.wait(20)
-        with pytest.raises(InputError, match=f"process {holder.pid} is training this very configuration"):
+        with pytest.raises(InputError, match=f"process {holder.pid} is already running this training"):
             Checkpoints("a", {})
         Checkpoints("b", {})  # another configuration is free
     finally:
@@ -242,7 +242,7 @@ def test_another_environments_epochs_are_named_and_not_taken(root, capsys):
     assert here.load() is None
     differences = "instructions amx_bf16, here none more; threads 4, here 2"
     line = f"7 epochs of this training ran in another environment ({differences})"
-    assert capsys.readouterr().err == f"{line}; with CARRY_ON=1 this run goes on from there\n"
+    assert capsys.readouterr().err == f"{line}; set CARRY_ON=1 to continue from there\n"
     here.save(8, state_of(8))  # once this machine is ahead, the other's epochs are of no use
     assert here.load()["history"][0]["epoch"] == 8
     assert capsys.readouterr().err == ""

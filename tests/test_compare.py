@@ -172,7 +172,4 @@ def test_a_killed_comparison_carries_on_and_runs_nothing_that_is_cached(first_ru
     changed = project.folder / "cifar/results/scores.py"
     changed.write_text(changed.read_text() + "\n")
     refused = project.call(*command("HEAD", "demo"))
-    assert (
-        refused.stderr
-        == "error: cifar/results/scores.py has changes that are in no commit; commit them, then compare\n"
-    )
+    assert refused.stderr == "error: cifar/results/scores.py has uncommitted changes; commit them first\n"

@@ -21,6 +21,7 @@ from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "dvc", "xdist", "torch_lr_finder", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
+ABSENT += "onnx", "onnxruntime", "onnxscript"
 MACHINE = {"device": "a GPU"}
 FOREVER = float("inf")
 RUNS = ["resnet18-layernorm", "eva5-s9", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,7 +26,9 @@ def checkout(tmp_path, monkeypatch) -> Path:
         shutil.copyfile(ROOT / name, folder / name)
     (folder / "docs").mkdir()
     (folder / "docs/page.md").write_text("text")
-    (folder / ".dvc/repro.py").write_text("import os; print('in', os.getcwd(), os.environ['CIFAR_AGAIN'])")
+    (folder / ".dvc/repro.py").write_text(
+        "import os, sys; print('in', os.getcwd(), os.environ['CIFAR_AGAIN']); print(*sys.argv[1:])"
+    )
     monkeypatch.chdir(folder)
     return folder
 
@@ -53,7 +56,7 @@ def test_a_demos_folder_may_have_any_name_and_its_params_any_path(checkout, name
     for _ in range(2):  # into an empty folder, and again
         ended = make("demo", f"DEMO={name}", f"PARAMS={params}")
         assert ended.returncode == 0, ended.stderr
-        assert f"in {checkout / name} make demo" in ended.stdout
+        assert f"in {checkout / name} make demo" in ended.stdout and ended.stdout.endswith(f"\n{name}\n")
     made = files(checkout / name)
     assert made["params.yaml"] == (ROOT / "recipes/demo.yaml").read_bytes()
     assert {
@@ -121,6 +124,18 @@ def test_a_python_with_a_blank_in_its_path_is_one_program(checkout):
         shutil.copyfile(ROOT / name, name)
     ended = subprocess.run(["make", "PYTHON=no such;touch hit", ".venv/ready"], capture_output=True, text=True)
     assert ended.returncode == 2 and "no such;touch hit" in ended.stderr and not Path("hit").exists()
+
+
+def test_the_paths_of_results_are_those_that_the_caller_can_open(tmp_path, monkeypatch):
+    for name in ("plots/stats/samples.png", "plots/gradcam/correct.png"):
+        (tmp_path / ".demo" / name).parent.mkdir(parents=True)
+        (tmp_path / ".demo" / name).touch()
+    monkeypatch.chdir(tmp_path / ".demo")
+    list_results = runpy.run_path(str(ROOT / ".dvc/repro.py"))["list_results"]
+    pictures = ["plots/gradcam/correct.png", "plots/stats/samples.png"]
+    assert list_results(Path()).split() == ["Report:", "report/index.html", "Pictures:", *pictures]
+    demos = [".demo/plots/gradcam/correct.png", ".demo/plots/stats/samples.png"]
+    assert list_results(Path(".demo")).split() == ["Report:", ".demo/report/index.html", "Pictures:", *demos]
 
 
 def test_python_looks_for_stages_in_the_current_folder_though_the_user_forbids_it(checkout):

@@ -19,7 +19,7 @@ from dvc.lock import make_lock
 ROOT = Path(__file__).parents[1]
 MEND = runpy.run_path(str(ROOT / ".dvc/mend.py"))
 LOCK, RWLOCK = Path("dvc.lock"), Path(".dvc/tmp/rwlock")
-PUT_BACK, REMOVED = f"mended: put back the staged {LOCK}\n", f"mended: removed a half-written {RWLOCK}\n"
+PUT_BACK, REMOVED = f"repaired: restored the staged {LOCK}\n", f"repaired: removed a half-written {RWLOCK}\n"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_any_damage_to_a_dvc_lock_is_mended_or_no_damage_to_dvc(committed):
 def test_a_dvc_lock_that_is_no_longer_staged_gives_way_to_the_committed_one(committed):
     git("rm", "--quiet", "--cached", LOCK)
     LOCK.write_bytes(committed[:40])
-    assert mend() == (0, f"mended: put back the committed {LOCK}\n")
+    assert mend() == (0, f"repaired: restored the committed {LOCK}\n")
     assert LOCK.read_bytes() == committed
 
 
@@ -97,7 +97,7 @@ def test_a_newer_staged_dvc_lock_comes_before_the_committed_one(committed):
     LOCK.write_bytes(staged)
     git("add", LOCK)
     LOCK.write_bytes(staged[:40])
-    assert mend() == (0, f"mended: put back the staged {LOCK}\n")
+    assert mend() == (0, f"repaired: restored the staged {LOCK}\n")
     assert LOCK.read_bytes() == staged
 
 
@@ -105,7 +105,7 @@ def test_a_dvc_lock_that_the_last_commit_does_not_have_is_removed(committed):
     git("rm", "--quiet", "--cached", LOCK)
     git("commit", "--quiet", "--message=no lock")
     LOCK.write_bytes(committed[:40])
-    assert mend() == (0, f"mended: removed a half-written {LOCK}\n")
+    assert mend() == (0, f"repaired: removed a half-written {LOCK}\n")
     assert not LOCK.exists()
 
 
@@ -113,7 +113,7 @@ def test_without_git_by_dvcs_own_setting_a_cut_off_dvc_lock_is_removed(committed
     shutil.rmtree(".git")
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
     LOCK.write_bytes(committed[:40])
-    assert mend() == (0, f"mended: removed a half-written {LOCK}\n")
+    assert mend() == (0, f"repaired: removed a half-written {LOCK}\n")
     assert not LOCK.exists()
 
 
@@ -139,14 +139,14 @@ def test_while_git_has_no_answer_a_dvc_lock_is_never_deleted(committed, monkeypa
     trouble(monkeypatch)
     status, said = mend()
     assert status == 1 and said.count("\n") == 1 and words in said, said
-    assert said.startswith(f"error: {LOCK} is cut off, and Git has no whole one (")
+    assert said.startswith(f"error: {LOCK} is cut off, and Git has no complete version (")
     assert LOCK.read_bytes() == committed[:40]
 
 
 def test_a_lock_of_gits_index_is_no_hindrance(committed):
     LOCK.write_bytes(committed[:40])
     Path(".git/index.lock").touch()  # as a killed git leaves it
-    assert mend() == (0, f"mended: put back the staged {LOCK}\n")
+    assert mend() == (0, f"repaired: restored the staged {LOCK}\n")
     assert LOCK.read_bytes() == committed
 
 

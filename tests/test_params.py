@@ -235,7 +235,7 @@ WRONG_FILES = [
     ("seed: !!binary é\n", "is not valid YAML"),
     ("? [1, {a: 2}]\n: 3\n", "is not valid YAML"),
     (f"{'k' * 999}: 1\n{'k' * 999}: 2\n", f'is not valid YAML, line 2: found duplicate key "{"k" * 50}'),
-    ("augment: &a\n- name: HorizontalFlip\n  p: *a\n", "is not valid: an alias (*name) stands within what it names"),
+    ("augment: &a\n- name: HorizontalFlip\n  p: *a\n", "is not valid: an alias (*name) is part of what it stands for"),
 ]
 
 

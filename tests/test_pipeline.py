@@ -24,7 +24,7 @@ from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "report"]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
 
 
 def stages_run(printed: str) -> list[str]:
@@ -47,7 +47,7 @@ def test_one_command_runs_every_stage_in_reading_order(first_run):
 
 def test_git_holds_no_picture_of_the_data_set_and_no_large_file(project):
     tracked = project.git("ls-files").split()
-    assert [name for name in tracked if name.endswith((".png", ".npy", ".npz", ".safetensors"))] == [
+    assert [name for name in tracked if name.endswith((".png", ".npy", ".npz", ".onnx", ".safetensors"))] == [
         "plots/lr_find/curve.png"
     ]
     large = {name for name in tracked if (project.folder / name).stat().st_size > 300_000}
@@ -191,7 +191,7 @@ def test_a_killed_training_carries_on_and_ends_in_the_same_bytes(project):
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     assert not weights.exists()
-    assert "carrying on after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
+    assert "continuing after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
     assert hashlib.md5(weights.read_bytes()).hexdigest() == before
     assert project.git("status", "--porcelain") == ""
     assert not list(checkpoints.glob("*/*"))
@@ -231,7 +231,7 @@ def test_the_documented_way_back_from_an_experiment_leaves_nothing_of_it_and_app
 
 def test_another_lr_max_reruns_train_and_what_follows_but_not_lr_find(experiment):
     project, printed = experiment
-    assert stages_run(printed) == ["train", "evaluate", "misclassified", "gradcam", "report"]
+    assert stages_run(printed) == ["train", "evaluate", "misclassified", "gradcam", "export", "report"]
     assert pd.read_csv(project.folder / "plots/train/schedule.csv")["lr"].max() == 0.25
 
 
@@ -244,7 +244,7 @@ def test_the_experiment_is_shown_beside_what_it_grew_from(experiment):
 def test_metrics_diff_compares_it_with_the_last_commit(experiment):
     changed = json.loads(experiment[0].dvc("metrics", "diff", "--json"))
     assert changed["metrics/train.json"]["lr_max"]["new"] == 0.25
-    assert set(changed) <= {"metrics/train.json", "metrics/evaluate.json"}
+    assert set(changed) <= {"metrics/train.json", "metrics/evaluate.json", "metrics/export.json"}
 
 
 def drawn(project: Project, *arguments: str) -> str:
@@ -314,7 +314,7 @@ def test_a_stage_without_its_input_says_so_in_one_line(plain_clone, monkeypatch,
     assert stop.value.code == 1
     assert (
         capsys.readouterr().err
-        == f"error: {missing} is missing; run `dvc repro`, which makes what a stage needs before it runs\n"
+        == f"error: {missing} is missing; run `dvc repro`, which runs the stage that writes it first\n"
     )
 
 

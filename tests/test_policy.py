@@ -107,11 +107,11 @@ def test_shipped_policies_are_valid(path):
 
 
 @pytest.mark.parametrize(("transform", "message"), [
-    (("HorizontalFlop", {}), "augment[0].name is 'HorizontalFlop', which is no image transform of Albumentations, did"),
-    (("Lambda", {}), "augment[0].name is 'Lambda', which is no image transform"),
-    (("Compose", {}), "augment[0].name is 'Compose', which is no image transform"),
-    (("os.system", {}), "augment[0].name is 'os.system', which is no image transform"),
-    (("HorizontalFlip", {"probability": 0.5}), "augment[0].probability is no argument of HorizontalFlip, which"),
+    (("HorizontalFlop", {}), "augment[0].name is 'HorizontalFlop', which is not an image transform of"),
+    (("Lambda", {}), "augment[0].name is 'Lambda', which is not an image transform"),
+    (("Compose", {}), "augment[0].name is 'Compose', which is not an image transform"),
+    (("os.system", {}), "augment[0].name is 'os.system', which is not an image transform"),
+    (("HorizontalFlip", {"probability": 0.5}), "augment[0].probability is not an argument of HorizontalFlip, which"),
     (("HorizontalFlip", {"p": 1.5}), "augment[0]: HorizontalFlip refuses its arguments: p:"),
     (("CoarseDropout", {"num_holes_range": [3, 1]}), "augment[0]: CoarseDropout refuses its arguments: num_holes"),
     (("RandomCrop", {"height": 40, "width": 40}), "augment does not work on a 32x32 image"),

@@ -86,7 +86,7 @@ def test_predictions_for_other_images_are_refused(predictions, tmp_path):
     with pytest.raises(InputError, match="the labels of other test images"):
         load_predictions(labels[::-1], path)
     save_predictions(predictions._replace(predicted=predictions.predicted + 1), path)
-    with pytest.raises(InputError, match="predictions that its logits do not give"):
+    with pytest.raises(InputError, match="predictions that do not match its logits"):
         load_predictions(labels, path)
     save_predictions(predictions._replace(logits=predictions.logits * np.nan), path)
     with pytest.raises(InputError, match="not finite"):
@@ -150,5 +150,5 @@ def test_a_table_of_other_predictions_is_refused(predictions, tmp_path):
     with pytest.raises(InputError, match="misclassified.csv is missing; run `dvc repro`"):
         load_mistakes(predictions, path)
     save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
-    with pytest.raises(InputError, match="is of other predictions; run `dvc repro misclassified`"):
+    with pytest.raises(InputError, match="belongs to other predictions; run `dvc repro misclassified`"):
         load_mistakes(predictions._replace(predicted=predictions.predicted[::-1]), path)

@@ -15,7 +15,7 @@ from cifar.system.process import InputError, is_terminal, one_line, progress, ru
 ROOT = Path(__file__).parents[1]
 
 
-OUT_OF_MEMORY = "error: the memory ran out{}; close other programs, or lower batch_size in params.yaml\n"
+OUT_OF_MEMORY = "error: out of memory{}; close other programs, or lower batch_size in params.yaml\n"
 
 
 def raising(error: BaseException):
@@ -56,7 +56,7 @@ def test_what_a_person_could_have_caused_is_one_line_and_status_1(error, line, c
 def test_memory_that_runs_out_is_named_with_the_size_that_was_wanted(call, size, capsys):
     with pytest.raises(SystemExit):
         run(lambda: exec(call))
-    assert capsys.readouterr().err == OUT_OF_MEMORY.format(f" ({size} more were needed)")
+    assert capsys.readouterr().err == OUT_OF_MEMORY.format(f" ({size} more needed)")
 
 
 def test_a_runtime_error_that_is_not_about_memory_is_a_bug():
@@ -108,7 +108,7 @@ def start(*before: str, program: str = WORKING) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(("arguments", "next_move"), [
-    ("main", "`dvc repro` takes it up again"),
+    ("main", "run `dvc repro` to continue"),
     ("main, 'nothing is lost'", "nothing is lost"),
 ])  # fmt: skip
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_ctrl_c_and_sigterm_while_a_stage_imports_end_in_one_line_too(tmp_path, 
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "STRIKE": str(int(number))}
     command = [sys.executable, "-m", "stages.train"]
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (ended.stderr, ended.returncode) == (f"{word}; `dvc repro` takes it up again\n", status)
+    assert (ended.stderr, ended.returncode) == (f"{word}; run `dvc repro` to continue\n", status)
 
 
 STUBBORN = """
@@ -189,7 +189,7 @@ def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
     shell = start("sh", "-c", '"$@"; exit $?', "sh")
     shell.kill()
     out, err = shell.communicate(timeout=20)  # the pipes close when the child has ended
-    assert (out, err) == ("cleaned up\n", "stopped, since dvc has ended; `dvc repro` takes it up again\n")
+    assert (out, err) == ("cleaned up\n", "stopped because DVC has ended; run `dvc repro` to continue\n")
 
 
 WRITING_LATE = """
@@ -217,7 +217,7 @@ def test_a_stage_whose_dvc_is_killed_writes_nothing_over_a_newer_runs_files(monk
     (tmp_path / "artifact.txt").write_text("of the newer run")
     shell.kill()
     _, err = shell.communicate(timeout=20)
-    assert err == "stopped, since dvc has ended; `dvc repro` takes it up again\n"
+    assert err == "stopped because DVC has ended; run `dvc repro` to continue\n"
     assert (tmp_path / "artifact.txt").read_text() == "of the newer run"
     assert os.listdir(tmp_path) == ["artifact.txt"]
 

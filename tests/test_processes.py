@@ -150,9 +150,9 @@ def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
     act(train, max(children, key=lambda child: child.pid))
     assert (train.wait(), time.monotonic() - began < 60) == (status, True)
     assert_gone(children)
-    told = [text for text in said.read_text().splitlines() if not text.startswith(("epoch", "carrying on"))]
+    told = [text for text in said.read_text().splitlines() if not text.startswith(("epoch", "continuing"))]
     assert [text for text in told if "images, " not in text] == [f"{line}{told[-1][len(line) :]}"]
-    assert told[-1].endswith("`dvc repro` takes it up again")
+    assert told[-1].endswith("run `dvc repro` to continue")
 
 
 def test_the_processes_end_when_their_launcher_is_killed(project, tmp_path):
@@ -192,13 +192,15 @@ def test_machines_with_different_environments_are_refused(project, tmp_path):
     (first, said), (second, _) = start_nodes(project, tmp_path, OMP_NUM_THREADS="2")
     assert (first.wait(), second.wait()) == (1, 1)
     (line,) = said.read_text().splitlines()
-    assert line.startswith("error: process 2 differs from the first: threads 2, here 1; give all the same code")
+    assert line.startswith(
+        "error: process 2 differs from the first: threads 2, here 1; all processes need the same code"
+    )
 
 
 WRONG = {
-    "PROCESSES is 3, which must divide shards (4)": {"PROCESSES": "3"},
+    "PROCESSES is 3, but must divide shards (4)": {"PROCESSES": "3"},
     "PROCESSES is 'two'; set it to a number from 1 to 1024": {"PROCESSES": "two"},
-    "PROCESSES is 2 NODES with 4 PROCESSES each, which must divide": {"NODES": "2", "PROCESSES": "4"},
+    "PROCESSES is 2 NODES with 4 PROCESSES each, but must divide": {"NODES": "2", "PROCESSES": "4"},
     "RENDEZVOUS is ''; with NODES=2 set it to address:port": {"NODES": "2", "PROCESSES": "1"},
     "NODE is 2; with NODES=2 the machines have the numbers 0 to 1": {
         **{"NODES": "2", "NODE": "2", "PROCESSES": "1", "RENDEZVOUS": "localhost:29500"}

@@ -186,7 +186,7 @@ def test_an_uncommitted_change_is_named_and_kept_unless_forced(recipes):
         refused = recipes(*command)
         assert refused.returncode == 1
         assert refused.stderr == (
-            "error: params.yaml has changes that are in no commit: epochs, lr_max; commit them, or give --force\n"
+            "error: params.yaml has uncommitted changes: epochs, lr_max; commit them, or use --force\n"
         )
         assert Path("params.yaml").read_text() == edited
     assert recipes("apply", "demo", "--force").returncode == 0
@@ -217,7 +217,7 @@ def test_a_damaged_params_yaml_is_named_and_kept_unless_forced(recipes, damaged)
         refused = recipes(*command)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
         assert refused.stderr.startswith("error: params.yaml is not valid YAML")
-        assert refused.stderr.endswith("; mend it, or give --force to replace it\n")
+        assert refused.stderr.endswith("; fix it, or use --force to replace it\n")
         assert Path("params.yaml").read_bytes() == damaged
     recipes("queue", "demo", "--force")  # ends in DVC's error: it is no repository of DVC's
     assert Path("params.yaml").read_bytes() == damaged
@@ -230,7 +230,7 @@ def test_outside_version_control_nothing_is_replaced_unless_forced(recipes):
     refused = recipes("apply", "demo")
     assert (refused.returncode, refused.stderr) == (
         1,
-        "error: params.yaml is in no commit; commit it, or give --force to replace it\n",
+        "error: params.yaml is not committed; commit it, or use --force to replace it\n",
     )
 
 
@@ -241,9 +241,7 @@ def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(r
     for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo"]:
         refused = recipes(*command)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
-        assert refused.stderr.startswith(
-            "error: git does not say whether params.yaml is committed: fatal: detected dub"
-        )
+        assert refused.stderr.startswith("error: git cannot tell whether params.yaml is committed: fatal: detected dub")
         assert "safe.directory" in refused.stderr and "--force" not in refused.stderr
         assert Path("params.yaml").read_text() == edited
 
@@ -251,7 +249,7 @@ def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(r
 def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(recipes):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1
-    assert refused.stderr.startswith("error: there is no recipe 'eva4s8', choose from best, demo, eva4-s11, ")
+    assert refused.stderr.startswith("error: there is no recipe 'eva4s8'; choose from best, demo, eva4-s11, ")
 
 
 def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):

@@ -156,14 +156,14 @@ def test_the_sentences_say_the_figures():
     metrics = {"wrong": 613, "images": 10_000, "accuracy": 0.9387}
     assert words.result(metrics).replace("\u00a0", " ") == (
         "The network classifies 9,387 of 10,000 test images correctly, an accuracy of 93.87 %. "
-        "The 95 % interval, for other test images of the same kind, is 93.38 % to 94.32 %."  # Wilson, by hand
+        "The 95 % confidence interval, for other images of the same kind, is 93.38 % to 94.32 %."  # Wilson, by hand
     )
     by_class = pd.DataFrame({"class": ["cat", "dog", "ship"], "accuracy": [0.5, 1.0, 0.75]})
-    assert words.weakest(by_class).replace("\u00a0", " ") == "The weakest classes are cat (50.0 %) and ship (75.0 %)."
-    assert words.weakest(by_class.tail(1)) == "The weakest class is ship (75.0\u00a0%)."
+    assert words.weakest(by_class).replace("\u00a0", " ") == "Lowest accuracy by class: cat (50.0 %) and ship (75.0 %)."
+    assert words.weakest(by_class.tail(1)) == "Lowest accuracy by class: ship (75.0\u00a0%)."
     assert words.weakest(pd.DataFrame({"class": ["cat"], "accuracy": [1.0]})) == ""
     table = pd.DataFrame([{"pair": "", "actual": "dog", "predicted": "cat", "images": 64, "of": 1000}])
-    assert words.most_confused(table) == "Confused most often: dog taken for cat (64 of 1,000)."
+    assert words.most_confused(table) == "Most frequent mistakes: dog predicted as cat (64 of 1,000)."
 
 
 def test_two_mistakes_of_which_one_is_left_out_are_said_to_be():
@@ -171,7 +171,7 @@ def test_two_mistakes_of_which_one_is_left_out_are_said_to_be():
     predictions = Predictions(logits, np.array([1, 0, 1], np.uint8), np.array([0, 1, 1], np.uint8))
     assert words.mistakes(predictions, shown=1).replace("\u00a0", " ") == (
         "The network makes 2 mistakes, 1 of them with a confidence above 90 %. "
-        "The 1 most confident ones are here; 1 are left out, to keep the page small."
+        "This page shows the 1 most confident; the other 1 are left out to keep the page small."
     )
     nothing = Predictions(logits, predictions.predicted, predictions.predicted)
     assert words.mistakes(nothing, shown=0) == "The network makes no mistake on the test images."
@@ -235,7 +235,7 @@ def test_heatmaps_are_read_as_they_were_written_and_others_refused(made, tmp_pat
     with pytest.raises(InputError, match="does not fit the test images"):
         load_heatmaps(predictions, (16, 16), tmp_path / "maps.npz")
     right = Predictions(predictions.logits, predictions.predicted, predictions.predicted)
-    with pytest.raises(InputError, match="is of other predictions"):
+    with pytest.raises(InputError, match="belongs to other predictions"):
         load_heatmaps(right, (32, 32), tmp_path / "maps.npz")
 
 
@@ -244,7 +244,7 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     text = page_of(*made)
     assert len(text.encode()) < 6_000_000
     wrong = made[0].metrics["evaluate"]["wrong"]
-    assert f"The 650 most confident ones are here; {wrong - 650:,} are left out" in text
+    assert f"This page shows the 650 most confident; the other {wrong - 650:,} are left out" in text
     assert text.count('<figure data-t="') == 650
 
 

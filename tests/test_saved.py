@@ -108,7 +108,7 @@ def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, step, 
     monkeypatch.setattr(step, fail)
     with pytest.raises(type(error)) as caught:
         load_model(saved)
-    assert one_line(caught.value).startswith("the memory ran out; close other programs")
+    assert one_line(caught.value).startswith("out of memory; close other programs")
 
 
 def test_another_networks_weights_are_refused(copied):
@@ -125,7 +125,7 @@ def test_one_flipped_bit_in_the_weights_is_noticed(copied):
     content = bytearray((copied / "model.safetensors").read_bytes())
     content[-5] ^= 4
     (copied / "model.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="model.safetensors is damaged or of another training"):
+    with pytest.raises(InputError, match="model.safetensors is damaged or from another training"):
         load_model(copied)
 
 

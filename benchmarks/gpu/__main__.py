@@ -55,7 +55,7 @@ def main() -> None:
     try:
         work(steps(lab, journal), journal, lab, until)
     except TimeIsOver:
-        ended = f"{arguments.minutes:g} minutes are over; the same command carries on"
+        ended = f"{arguments.minutes:g} minutes are over; run the same command again to continue"
     finally:
         print(f"\n{summary(journal.steps, is_dry)}\n\nResults: {journal.results}, {journal.files}", flush=True)
     if ended:
@@ -146,4 +146,4 @@ def reason_of(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    run(main, "the same command carries on")
+    run(main, "run the same command again to continue")

@@ -17,7 +17,8 @@ from cifar.config.params import check_params, read_yaml
 from cifar.system.files import read_json, write_json
 
 ROOT = Path(__file__).parents[2]
-ALL_STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]  # `report` needs DVC
+# All but two: `export` needs onnx and `report` needs DVC, which a GPU machine may lack.
+ALL_STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam"]
 LIMIT = 3600  # seconds: no stage of any recipe takes so long on a GPU
 SECONDS_BETWEEN_LOOKS = 5
 EPOCH = re.compile(r"^epoch\s+(\d+)/.*\s(\d+) img/s", re.MULTILINE)  # a line of `stages.train` after each epoch

@@ -70,7 +70,7 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     try:
         size = _expanded_size(values, {}, set())
     except RecursionError:
-        raise InputError(f"{path} is not valid: an alias (*name) stands within what it names") from None
+        raise InputError(f"{path} is not valid: an alias (*name) is part of what it stands for") from None
     if size > LARGEST:
         raise InputError(f"{path} is not valid: its aliases (*name) stand for more than {LARGEST:,} values")
     return values

@@ -68,7 +68,7 @@ def find_dataset(
     published: Published = CIFAR10,
     limits: Limits = LIMITS,
 ) -> tuple[Dataset, str, list[str]]:
-    """The data set from the first intact copy, where that copy is, and why each earlier source was passed over.
+    """The data set from the first intact copy, where that copy is, and why each earlier source was skipped.
 
     The sources in their order: the folder `raw`; the folder `cifar10_dir`, which is only read; the mirrors, from which
     the archive is downloaded into `raw`. Raises InputError when no source has an intact copy.
@@ -86,7 +86,7 @@ def find_dataset(
             reasons.append(printable(f"{source} ({one_line(error)})", LONGEST))
     raise InputError(
         f"no intact copy of CIFAR-10 found; tried {', '.join(reasons)}; "
-        f"put {published.archive} into {raw}/, or set CIFAR10_DIR to a folder that holds it, "
+        f"put {published.archive} into {raw}/, or set CIFAR10_DIR to a folder that contains it, "
         "or run `make demo`, which draws its own images"
     )
 
@@ -114,12 +114,12 @@ def load_folder(folder: Path, published: Published) -> Dataset:
 def what_is_wrong_with(folder: Path, published: Published) -> str:
     """Why `folder` has neither batches nor archive, with the next step where it is likely to be a mistake."""
     if folder.is_file():
-        return f"is a file; give the folder that holds {published.folder}/ or {published.archive}"
+        return f"is a file; use the folder that contains {published.folder}/ or {published.archive}"
     if not folder.exists():
         expanded = os.path.expanduser(folder)
         return "does not exist" + (f"; ~ is not expanded here, write {expanded}" if expanded != str(folder) else "")
     if any((folder / name).exists() for name in published.files):
-        return f"holds the batches themselves; give its parent, {folder.absolute().parent}"
+        return f"contains the batch files themselves; use its parent folder, {folder.absolute().parent}"
     return f"has neither {published.folder}/ nor {published.archive}"
 
 

@@ -170,11 +170,11 @@ def _build_transform(
     if name not in transforms:
         near = difflib.get_close_matches(name, transforms, n=1)
         hint = f", did you mean {near[0]}?" if near else ""
-        raise InputError(f"{key}.name is {name!r}, which is no image transform of Albumentations{hint}")
+        raise InputError(f"{key}.name is {name!r}, which is not an image transform of Albumentations{hint}")
     parameters = inspect.signature(transforms[name]).parameters
     for argument in arguments:
         if argument not in parameters:
-            raise InputError(f"{key}.{argument} is no argument of {name}, which takes {', '.join(parameters)}")
+            raise InputError(f"{key}.{argument} is not an argument of {name}, which takes {', '.join(parameters)}")
     try:
         return transforms[name](**{argument: _constant(value, colour) for argument, value in arguments.items()})
     except Exception as error:  # whatever a transform raises, its arguments are not what it expects

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from cifar.nn.winograd import WinogradConv
 from cifar.system.device import has_amx
 
-CHUNK_NUMBERS = 2**22  # patches are cut out for so many numbers at a time
+CHUNK_NUMBERS = 2**22  # numbers in the patches that are in memory at a time
 
 
 class Conv3x3(nn.Conv2d):

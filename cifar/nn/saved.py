@@ -98,7 +98,7 @@ def load_model(folder: Path = FOLDER) -> Model:
         raise InputError(f"{path} is damaged ({error}); delete it and run `make repro`") from None
     if hashlib.sha256(content).hexdigest() != card.sha256:
         raise InputError(
-            f"{path} is damaged or of another training: {folder}/model.json has another SHA-256; run `make repro`"
+            f"{path} is damaged or from another training: its SHA-256 is not that in model.json; run `make repro`"
         )
     network = build_network(card.network, seed=0)
     try:

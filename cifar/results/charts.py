@@ -13,7 +13,7 @@ def draw_range_test(path: str | Path, curve: pd.DataFrame, suggestion: dict[str,
     """Write a PNG of the loss, raw and smoothed, over the learning rate on a log axis.
 
     `curve` has the columns lr, loss and smoothed_loss. `suggestion` maps names to learning rates, which are marked.
-    A `warning` stands in red above the chart.
+    A `warning` is written in red above the chart.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()

@@ -39,7 +39,7 @@ def save_heatmaps(heatmaps: Heatmaps, path: Path = HEATMAPS) -> None:
 def load_heatmaps(predictions: Predictions, size: tuple[int, int], path: Path = HEATMAPS) -> Heatmaps:
     """The heatmaps for mistakes among `predictions`, of images of this height and width.
 
-    Raises InputError if the file is missing, damaged, or of other predictions.
+    Raises InputError if the file is missing or damaged, or belongs to other predictions.
     """
     heatmaps = Heatmaps(*read_arrays(path, Heatmaps._fields))
     count = len(heatmaps.indices) if heatmaps.indices.ndim else 0
@@ -48,5 +48,5 @@ def load_heatmaps(predictions: Predictions, size: tuple[int, int], path: Path = 
         raise InputError(f"{path} does not fit the test images; run `dvc repro gradcam`")
     is_in_range = (heatmaps.indices >= 0) & (heatmaps.indices < len(predictions.labels))
     if not is_in_range.all() or (predictions.predicted == predictions.labels)[heatmaps.indices].any():
-        raise InputError(f"{path} is of other predictions; run `dvc repro gradcam`")
+        raise InputError(f"{path} belongs to other predictions; run `dvc repro gradcam`")
     return heatmaps

@@ -50,7 +50,7 @@ def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Prediction
         raise InputError(f"{path} holds logits that are not finite; run `dvc repro train`")
     if not np.array_equal(predictions.predicted, predicted_classes(predictions.logits)):
         raise InputError(
-            f"{path} holds predictions that its logits do not give; delete it and run `dvc repro evaluate`"
+            f"{path} holds predictions that do not match its logits; delete it and run `dvc repro evaluate`"
         )
     return predictions
 
@@ -138,5 +138,5 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
     except (ValueError, KeyError, IndexError, OverflowError):
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
     if not (has_label & has_predicted).all():
-        raise InputError(f"{path} is of other predictions; run `dvc repro misclassified`")
+        raise InputError(f"{path} belongs to other predictions; run `dvc repro misclassified`")
     return mistakes

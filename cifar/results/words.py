@@ -1,4 +1,4 @@
-"""What the figures of a run say, in sentences."""
+"""The results of a run in sentences, for the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from cifar.results.scores import accuracy_interval
 from cifar.system.process import printable
 
 DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
-SURE = 0.9  # a confidence above which a mistake is worth a word
+SURE = 0.9  # mistakes with a higher confidence are counted separately
 
 
 def percent(fraction: float, digits: int = 2) -> str:
@@ -34,7 +34,7 @@ def result(metrics: Mapping[str, float]) -> str:
     text = (
         f"The network classifies {right:,} of {images:,} test images correctly, "
         f"an accuracy of {percent(right / images)}. "
-        f"The 95\u00a0% interval, for other test images of the same kind, is {percent(low)} to {percent(high)}."
+        f"The 95\u00a0% confidence interval, for other images of the same kind, is {percent(low)} to {percent(high)}."
     )
     if "tta_accuracy" in metrics:
         text += f" Averaged over augmented views of each image, the accuracy is {percent(metrics['tta_accuracy'])}."
@@ -42,13 +42,13 @@ def result(metrics: Mapping[str, float]) -> str:
 
 
 def calibration(metrics: Mapping[str, float], predictions: Predictions) -> str:
-    """How far confidence and accuracy are apart."""
+    """The mean confidence compared with the accuracy."""
     confidence = float(predictions.confidences().mean())
     accuracy = 1 - metrics["wrong"] / metrics["images"]
     gap = f"{100 * abs(confidence - accuracy):.1f} points {'below' if confidence < accuracy else 'above'}"
     return (
-        f"Its mean confidence is {percent(confidence, 1)}, {gap} its accuracy: "
-        f"it is {'less' if confidence < accuracy else 'more'} sure than it should be. "
+        f"The mean confidence is {percent(confidence, 1)}, {gap} the accuracy: "
+        f"the network is {'under' if confidence < accuracy else 'over'}confident. "
         f"The expected calibration error is {percent(metrics['expected_calibration_error'], 1)}."
     )
 
@@ -57,15 +57,15 @@ def weakest(by_class: pd.DataFrame, count: int = 3) -> str:
     """The classes with the lowest accuracy; empty if all images are right."""
     rows = by_class[by_class["accuracy"] < 1].nsmallest(count, "accuracy")
     named = [f"{printable(str(row[1]))} ({percent(row.accuracy, 1)})" for row in rows.itertuples()]
-    return f"The weakest {'class is' if len(named) == 1 else 'classes are'} {listed(named)}." if named else ""
+    return f"Lowest accuracy by class: {listed(named)}." if named else ""
 
 
 def most_confused(pairs: pd.DataFrame, count: int = 3) -> str:
     named = [
-        f"{printable(str(pair.actual))} taken for {printable(str(pair.predicted))} ({pair.images} of {pair.of:,})"
+        f"{printable(str(pair.actual))} predicted as {printable(str(pair.predicted))} ({pair.images} of {pair.of:,})"
         for pair in pairs.head(count).itertuples()
     ]
-    return f"Confused most often: {listed(named)}." if named else ""
+    return f"Most frequent mistakes: {listed(named)}." if named else ""
 
 
 def mistakes(predictions: Predictions, shown: int) -> str:
@@ -78,13 +78,13 @@ def mistakes(predictions: Predictions, shown: int) -> str:
     with_them = f", {sure:,} of them with a confidence above {percent(SURE, 0)}" if sure else ""
     text = f"The network makes {count:,} mistake{'s' * (count > 1)}{with_them}."
     if shown < count:
-        left_out = f"{count - shown:,} are left out, to keep the page small"
-        return f"{text} The {shown:,} most confident ones are here; {left_out}."
-    return f"{text} All of them are here, the most confident first."
+        left_out = f"the other {count - shown:,} are left out to keep the page small"
+        return f"{text} This page shows the {shown:,} most confident; {left_out}."
+    return f"{text} This page shows all of them, the most confident first."
 
 
 def data(stats: Mapping[str, Any], counts: pd.DataFrame, images: np.ndarray) -> str:
-    """How many images there are, of which size, and how they spread over the classes."""
+    """How many images there are, in each class and in all, and their size."""
     height, width = images.shape[1:3]
     train = counts.loc[counts["split"] == "train", "images"]
     spread = (
@@ -101,19 +101,19 @@ def data(stats: Mapping[str, Any], counts: pd.DataFrame, images: np.ndarray) -> 
 def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> str:
     """What the range test suggests, and what the training used."""
     rates = [f"{name} {suggestion[name]:.3g}" for name in ("lr_max", "lr_min") if name in suggestion]
-    found = f"it suggests {listed(rates)}" if rates else "it has no suggestion, since the loss never falls"
+    found = f"it suggests {listed(rates)}" if rates else "it suggests none, because the loss never fell"
     return (
         f"The range test raised the learning rate over {suggestion['steps']} steps; {found}. "
-        f"The training used lr_max {train['lr_max']:.3g} and lr_min {train['lr_min']:.3g}."
+        f"Training used lr_max {train['lr_max']:.3g} and lr_min {train['lr_min']:.3g}."
     )
 
 
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
-    """How long the training was, and where it ended."""
-    held_out = "validation images" if params["val_size"] else "test images, since none are held out"
-    measured = "" if params["train_scores"] == "eval" else ", measured on augmented batches while the network changed"
+    """What the network was trained on, and the accuracies at the end."""
+    held_out = "validation images" if params["val_size"] else "test images, because val_size is 0"
+    measured = "" if params["train_scores"] == "eval" else " (measured on the augmented batches during the epoch)"
     return (
-        f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights are those of epoch "
-        f"{train['epoch']} of {params['epochs']}. Their accuracy is {percent(train['train_accuracy'])} on training "
-        f"images{measured}, and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
+        f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights kept are those of "
+        f"epoch {train['epoch']} of {params['epochs']}. The accuracy is {percent(train['train_accuracy'])} on training "
+        f"images{measured} and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
     )

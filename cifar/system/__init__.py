@@ -1,4 +1,4 @@
 """The layer next to the operating system: signals and exit lines, files, the device, memory.
 
-Imports no other room.
+Imports no other package of the project.
 """

@@ -9,7 +9,7 @@ import torch
 
 from cifar.system.memory import keep_memory
 
-# Environment variables that choose other kernels, precisions or sums, and so give other bits.
+# Environment variables that choose other kernels, precisions or orders of sums, and so change the last bits.
 OVERRIDES = (
     # oneDNN, by its own prefix and by the older one (src/common/utils.cpp, getenv_int_user)
     *("ONEDNN_CPU_ISA_HINTS", "ONEDNN_DEFAULT_FPMATH_MODE", "ONEDNN_MAX_CPU_ISA"),

@@ -46,7 +46,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; mend that and run `dvc repro` again"
+            f"cannot write {path}: {error.strerror or error}; fix this and run `dvc repro` again"
         ) from error
     finally:
         with suppress(OSError):
@@ -194,7 +194,7 @@ def check_checksums(path: str | Path, names: list[str]) -> None:
     for name in names:
         file = Path(path).parent / name
         if f"{sha256(file)}  {name}" not in lines:
-            raise InputError(f"{file} is damaged, or {path} is: its SHA-256 is another; run `make repro`")
+            raise InputError(f"{file} or {path} is damaged: the SHA-256 differs; run `make repro`")
 
 
 def sha256(path: str | Path) -> str:
@@ -204,4 +204,4 @@ def sha256(path: str | Path) -> str:
 
 
 def missing(path: str | Path) -> InputError:
-    return InputError(f"{path} is missing; run `dvc repro`, which makes what a stage needs before it runs")
+    return InputError(f"{path} is missing; run `dvc repro`, which runs the stage that writes it first")

@@ -1,4 +1,4 @@
-"""How the C library hands out memory."""
+"""Settings of the memory allocator of the C library."""
 
 import ctypes
 import os

@@ -18,15 +18,15 @@ from tqdm import tqdm
 
 from cifar.system.memory import restart_without_block_caches
 
-POLL = 0.5  # seconds between two looks at whether the parent process still lives
+POLL = 0.5  # seconds between two checks that the parent process is alive
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
-REPRO = "`dvc repro` takes it up again"
+REPRO = "run `dvc repro` to continue"
 LINE_SECONDS = 60  # between two lines of progress in a log
-# The process that started this one; a launcher says it, because it may have died since.
+# The process that started this one. A launcher passes its number, because it may have ended since.
 PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
 LONGEST = 1000  # characters of an error's line
-LOST = 75  # exit status of a process of several when another of them has ended or does not answer
+LOST = 75  # exit status of one of several processes when another has ended or does not answer
 
 
 class InputError(ValueError):
@@ -59,7 +59,7 @@ def start_stage(module: str) -> None:
 def run(main: Callable[[], None], next_move: str = REPRO) -> None:
     """Call `main`; an error that the user could have caused ends in one line on stderr and exit status 1.
 
-    An exhausted memory counts as one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
+    Running out of memory is one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
     that started the stage, ends in one line and status 143. These lines end with `next_move`. Any other exception is a
     bug and keeps its traceback. With CIFAR_TRACEBACK set, every error keeps it.
     """
@@ -79,7 +79,7 @@ def run(main: Callable[[], None], next_move: str = REPRO) -> None:
 def still_wanted() -> None:
     """Raise Stopped if DVC started this stage and has died: another run may be writing the same files by now."""
     if _is_abandoned():
-        raise Stopped("stopped, since dvc has ended", 128 + signal.SIGTERM)
+        raise Stopped("stopped because DVC has ended", 128 + signal.SIGTERM)
 
 
 def _is_abandoned() -> bool:
@@ -176,8 +176,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def _out_of_memory(error: BaseException) -> str:
     size = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    wanted = f" ({size[1]} more were needed)" if size else ""
-    return f"the memory ran out{wanted}; close other programs, or lower batch_size in params.yaml"
+    wanted = f" ({size[1]} more needed)" if size else ""
+    return f"out of memory{wanted}; close other programs, or lower batch_size in params.yaml"
 
 
 def printable(text: str, length: int = 40, end: int = 20) -> str:

@@ -1,6 +1,6 @@
-"""One stage in several processes: how they start and end, and what they tell each other.
+"""One stage in several processes: how they start and end, and what they exchange.
 
-Without PROCESSES and other processes all functions here work for the one process that there is.
+All functions here also work with a single process.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def launch(shards: int) -> None:
     if shards % (nodes * processes):
         total = f"{processes}" if nodes == 1 else f"{nodes} NODES with {processes} PROCESSES each"
         raise InputError(
-            f"PROCESSES is {total}, which must divide shards ({shards}): set `shards` in params.yaml to a power of two "
-            "that it divides (this changes the result), or unset PROCESSES"
+            f"PROCESSES is {total}, but must divide shards ({shards}); choose another number or unset PROCESSES, "
+            "or raise `shards` in params.yaml, which changes the result"
         )
     if nodes * processes == 1:
         return
@@ -93,19 +93,19 @@ def is_first() -> bool:
 
 
 def leave_to_first() -> None:
-    """End this process unless it is the first: what is left to do is to write."""
+    """End this process unless it is the first, which writes the results."""
     if not is_first():
         raise SystemExit(0)
 
 
 def own(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of `items`: an equal number in a row for each process."""
+    """The part of `items` for this process: consecutive ones, equally many for each process."""
     each = len(items) // size()
     return items[rank() * each : (rank() + 1) * each]
 
 
 def every_nth(items: Sequence[Item]) -> Sequence[Item]:
-    """This process's part of `items`: each process takes one in turn."""
+    """The part of `items` for this process: every n-th one of n processes."""
     return items[rank() :: size()]
 
 
@@ -155,8 +155,8 @@ def refuse_differences(environment: dict[str, Any]) -> None:
     for number, other in enumerate(others, start=2):
         if other != first:
             raise InputError(
-                f"process {number} differs from the first: {differences(other, first)}; give all the same code, data, "
-                "packages and OMP_NUM_THREADS on the same kind of machine"
+                f"process {number} differs from the first: {differences(other, first)}; all processes need the same "
+                "code, data, packages, OMP_NUM_THREADS and kind of machine"
             )
 
 
@@ -171,7 +171,7 @@ def _read_count(name: str, default: int, lowest: int = 1) -> int:
 
 
 def _default_processes(shards: int, nodes: int) -> int:
-    """The largest power of two that neither the shards of a machine nor its GPUs, or else its cores, fall short of."""
+    """The largest power of two that exceeds neither the shards of a machine nor its GPUs (without a GPU: its cores)."""
     devices = torch.cuda.device_count() if torch.cuda.is_available() else _cores()
     return 2 ** (max(1, min(shards // nodes, devices)).bit_length() - 1)
 
@@ -252,7 +252,7 @@ def _join() -> None:
         dist.init_process_group({"cuda": "nccl", "cpu": "gloo"}[device.type], timeout=JOIN)
         dist.set_timeout(ANSWER)
     atexit.register(dist.destroy_process_group)  # else its threads may abort the process at its end
-    # The precision follows from params and instructions; float32 stands for any.
+    # The precision depends on params and instructions only, so any value will do here.
     refuse_differences(environment(device, torch.float32, deterministic=True))
 
 

@@ -18,7 +18,7 @@ class Average:
     leads: bool  # does the network continue from the average?
 
     def follow(self, network: nn.Module, steps: int) -> None:
-        """Update the average every `every` steps; `network` has made `steps` steps and takes on a leading average."""
+        """Update the average after every `every` steps; if it leads, `network` continues from it."""
         if steps % self.every == 0:
             self.model.update_parameters(network)
             if self.leads:

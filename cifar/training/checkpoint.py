@@ -1,4 +1,4 @@
-"""Checkpoints: the state from which an interrupted training carries on, with the same result."""
+"""Checkpoints: the state from which an interrupted training continues, with the same result."""
 
 import fcntl
 import hashlib
@@ -24,7 +24,7 @@ from cifar.system.process import InputError, is_out_of_memory
 from cifar.system.processes import from_first, is_first, refuse_differences
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
-KEEP_OTHERS = 4  # other configurations that may be carried on later, about 100 MB each
+KEEP_OTHERS = 4  # other trainings that may be continued later, about 100 MB each
 WAIT = 10  # seconds: a run whose DVC has died needs some time to notice and to end
 
 
@@ -88,7 +88,7 @@ class Checkpoints:
                 holder = (self.folder / "lock").read_text().strip() or "unknown"
             except FileNotFoundError:
                 holder = "unknown"
-            raise InputError(f"process {holder} is training this very configuration; wait for it or stop it")
+            raise InputError(f"process {holder} is already running this training; wait for it or stop it")
         self._lock.truncate(0)
         self._lock.write(str(os.getpid()))
         self._lock.flush()
@@ -112,7 +112,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def load(self) -> dict[str, Any] | None:
-        """The newest undamaged state, on the CPU, or None; a damaged file is set aside with a warning."""
+        """The newest undamaged state, on the CPU, or None; a damaged file is renamed, with a warning."""
         return from_first(self._load() if is_first() else None)
 
     def _load(self) -> dict[str, Any] | None:
@@ -125,10 +125,10 @@ class Checkpoints:
             message = f"{elsewhere['epoch']} epochs of this training ran in another environment ("
             message += f"{differences(elsewhere['trained_on'][-1]['environment'], self.environment)})"
             if self.carry_on:
-                print(f"{message}; carrying on from there", file=sys.stderr)
+                print(f"{message}; continuing from there", file=sys.stderr)
                 checkpoint = elsewhere
             else:
-                print(f"{message}; with CARRY_ON=1 this run goes on from there", file=sys.stderr)
+                print(f"{message}; set CARRY_ON=1 to continue from there", file=sys.stderr)
         if checkpoint is None:
             return None
         self.trained_on, self.loaded = checkpoint["trained_on"], checkpoint["path"]
@@ -138,7 +138,7 @@ class Checkpoints:
         """Set the loaded checkpoint aside, because its state does not fit the training; the error to raise."""
         if is_first():
             set_aside(self.loaded)
-        return InputError(f"{self.loaded} does not fit this training and is set aside; run `dvc repro` again")
+        return InputError(f"{self.loaded} does not fit this training and will not be used; run `dvc repro` again")
 
     def discard(self) -> None:
         """Delete all checkpoints of this complete training, also those from other environments."""
@@ -146,7 +146,7 @@ class Checkpoints:
             shutil.rmtree(self.folder.with_name(self._name(environment)), ignore_errors=True)
 
     def _prune(self) -> None:
-        """Delete the configurations that were interrupted longest ago, except those in use."""
+        """Delete the checkpoints of the trainings that were interrupted longest ago, except those in use."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=_changed_at, reverse=True)
@@ -165,15 +165,15 @@ class Checkpoints:
 
 
 def carries_on() -> bool:
-    """Whether `CARRY_ON=1` asks to carry on from epochs of the same training that ran in another environment."""
+    """Whether `CARRY_ON=1` asks to continue a training whose last epochs ran in another environment."""
     value = os.environ.get("CARRY_ON", "")
     if value not in ("", "0", "1"):
-        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to carry on from another machine's epochs, or unset it")
+        raise InputError(f"CARRY_ON is {value!r}; set it to 1 to continue another machine's training, or unset it")
     return value == "1"
 
 
 def _newest_whole(folder: Path) -> dict[str, Any] | None:
-    """The content of the newest undamaged checkpoint in `folder`, on the CPU; damaged ones are set aside."""
+    """The content of the newest undamaged checkpoint in `folder`, on the CPU; damaged ones are renamed."""
     for path in _newest_first(folder):
         try:
             content = path.read_bytes()
@@ -203,7 +203,7 @@ def parse_checkpoint(content: bytes) -> dict[str, Any] | None:
 
 def set_aside(path: Path) -> None:
     """Rename a damaged checkpoint, with a warning, so that it is not read again."""
-    print(f"warning: checkpoint {path} is damaged; set aside", file=sys.stderr)
+    print(f"warning: checkpoint {path} is damaged and will not be used", file=sys.stderr)
     with suppress(FileNotFoundError):  # another process has set it aside
         path.rename(path.with_suffix(".damaged"))
 

@@ -26,7 +26,7 @@ Row = dict[str, float]  # an epoch of the history, by column
 
 @dataclass(kw_only=True)
 class Record:
-    """What is known of a training so far, of the epochs before an interruption too."""
+    """The results of a training so far, including the epochs before an interruption."""
 
     history: list[Row] = field(default_factory=list)  # a row an epoch
     best_weights: dict[str, Tensor] | None = None  # with `select: best` those after the best epoch, on the CPU
@@ -75,9 +75,9 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
             record.seconds += seconds
             save(checkpoints, trainer, image_filter, record)
             bar.write(epoch_line(record.history[-1], epochs, images, seconds))
-    print(f"trained, with validation, in {record.seconds:.0f} s", flush=True)
+    print(f"training and validation took {record.seconds:.0f} s", flush=True)
     if compiling := compile_seconds():
-        print(f"compiling took {compiling:.0f} s, which are not among these", flush=True)
+        print(f"compiling took another {compiling:.0f} s", flush=True)
     return record
 
 
@@ -101,7 +101,7 @@ def train_one_epoch(
 
 
 def resume(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | None) -> Record:
-    """The record in the newest checkpoint, after trainer and filter are as they were then; else an empty record."""
+    """Restore trainer and filter from the newest checkpoint and return its record; without one, an empty record."""
     state = checkpoints.load()
     if state is None:
         return Record()
@@ -115,7 +115,7 @@ def resume(checkpoints: Checkpoints, trainer: Trainer, image_filter: Filter | No
         if is_out_of_memory(error):
             raise
         raise checkpoints.refuse() from None
-    print(f"carrying on after epoch {epochs}", flush=True)
+    print(f"continuing after epoch {epochs}", flush=True)
     return record
 
 
@@ -164,7 +164,7 @@ def write_curves(history: list[Row], plan: Plan) -> None:
 
 
 def epoch_line(row: Row, epochs: int, images: int, seconds: float) -> str:
-    """An epoch for a person to read, with the time left and the speed, which counts images that a filter leaves out."""
+    """A line about an epoch, with the time left and the speed; the speed includes images that a filter leaves out."""
     return (
         f"epoch {row['epoch']:2d}/{epochs}  train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.4f}  "
         f"val loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.3g}  "

@@ -79,15 +79,16 @@ def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpe
             "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
         )
     if lr_min > lr_max and not isinstance(schedule, Constant):
-        raise InputError(f"lr_min is {lr_min:g}, above lr_max, which is {lr_max:g}; set lr_min lower, or both to find")
+        raise InputError(
+            f"lr_min is {lr_min:g}, but must be at most lr_max ({lr_max:g}); lower it, or set both to find"
+        )
     return lr_min, lr_max
 
 
 def at_the_ends(suggestion: dict[str, float], lrs: np.ndarray) -> str:
     """A warning if a suggestion lies at an end of the range `lrs`, where a better rate may lie outside; or "".
 
-    `lr_max` is at the end if the loss still fell at the last rate, `lr_min` if it had its fall within the first 5 % of
-    the rates.
+    That is an `lr_max` at the last rate, where the loss still falls, or an `lr_min` within the first 5 % of the rates.
     """
     if not suggestion:
         return ""

@@ -100,5 +100,5 @@ def plateau(accuracies: Sequence[float], *, patience: int, factor: float, lr_min
 
 
 def exponential(steps: int, lr_start: float, lr_end: float) -> np.ndarray:
-    """The rates of a range test: from `lr_start` to `lr_end`, each a constant factor above the one before (steps,)."""
+    """The rates of a range test: from `lr_start` to `lr_end`, each a constant multiple of the one before (steps,)."""
     return np.geomspace(lr_start, lr_end, steps)

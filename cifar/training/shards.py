@@ -12,7 +12,7 @@ SMALLEST = 2  # images in a shard: batch norm has no variance over one
 
 
 def cut(count: int, shards: int) -> list[slice]:
-    """The positions 0 to `count` - 1 in `shards` rows of neighbours; the first `count` % `shards` have one more."""
+    """The positions 0 to `count` - 1 in `shards` consecutive slices; the first `count` % `shards` are longer by one."""
     size, longer = divmod(count, shards)
     starts = [number * size + min(number, longer) for number in range(shards + 1)]
     return [slice(start, end) for start, end in zip(starts, starts[1:], strict=False)]

@@ -241,5 +241,5 @@ def check_finite(loss: float, name: str, step: int, lr: float) -> None:
     if not np.isfinite(loss):
         raise InputError(
             f"training diverged: {name} is {loss} at step {step}, learning rate {lr:.3g}; "
-            "lower lr_max, or take the range test's rates (`dvc exp run -S lr_max=find -S lr_min=find`)"
+            "lower lr_max, or use the rates of the range test (`dvc exp run -S lr_max=find -S lr_min=find`)"
         )

@@ -1,0 +1,41 @@
+"""Write the trained network as ONNX, one file that other programs can run.
+
+Reads the model and the test images. Runs the file and the network on all of them, and writes how far the results lie
+apart. A file that does not agree with the network is not written.
+"""
+
+from cifar.system.process import start_stage
+
+start_stage(__name__)
+
+from cifar.data.splits import load_classes, load_split
+from cifar.nn.exported import compare, run_onnx, to_onnx
+from cifar.nn.inference import predict
+from cifar.nn.saved import FOLDER, check_classes, load_model
+from cifar.system.device import pick_device, prepare
+from cifar.system.files import replacing, write_json
+from cifar.system.process import run
+
+FILE = FOLDER / "model.onnx"
+
+
+def main() -> None:
+    prepare(deterministic=True)
+    model = load_model()
+    check_classes(model, load_classes())
+    images = load_split("test").images
+
+    content = to_onnx(model, size=images.shape[1])
+    logits = predict(model.network.to(pick_device()), images, model.statistics)
+    found = compare(run_onnx(content, images), logits)
+
+    with replacing(FILE) as part:
+        part.write_bytes(content)
+    write_json("metrics/export.json", found)
+    largest, differing = found["onnx_difference"], found["onnx_differing"]
+    print(f"on {len(images)} test images the logits differ by at most {largest}, and {differing} classes")
+    print(f"written: {FILE} ({len(content) / 1e6:.1f} MB), metrics/export.json")
+
+
+if __name__ == "__main__":
+    run(main)
