@@ -214,7 +214,7 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
     metrics = run.metrics
     return {
         "result": words.result(metrics["evaluate"]),
-        "calibration": words.calibration(metrics["evaluate"], predictions),
+        "calibration": words.calibration(metrics["evaluate"], float(predictions.confidences().mean())),
         "weakest": words.weakest(run.tables["plots/evaluate/class_accuracy.csv"]),
         "confused": words.most_confused(run.tables["plots/misclassified/confused_pairs.csv"]),
         "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
