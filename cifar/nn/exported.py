@@ -33,8 +33,8 @@ class _FromPixels(nn.Module):
 def to_onnx(model: Model) -> bytes:
     """`model` as an ONNX file: `images` uint8 (N, S, S, 3) to `logits` float32 (N, C), for any N.
 
-    The metadata has the names of the classes as JSON, and S as `size`. The bytes depend on the model and the versions of
-    torch and onnxscript, not on the folder: where in the code each operator comes from is left out.
+    The metadata has the names of the classes as JSON, and S as `size`. The bytes depend on the model and the versions
+    of torch and onnxscript, not on the folder: where in the code each operator comes from is left out.
     """
     example = torch.zeros(2, model.image_size, model.image_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
