@@ -241,7 +241,7 @@ WRONG = [
     ("gradcam", MISTAKES, content(b"index,label,predicted\n0,0,cat\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n3,0,0\n"), "belongs to other predictions"),
     ("export", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
-    ("export", WEIGHTS, flipped, f"{WEIGHTS} is damaged or of another training"),
+    ("export", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
 ]  # fmt: skip
 
