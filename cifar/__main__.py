@@ -19,6 +19,10 @@ def main() -> None:
             print_answers(
                 arguments.pictures, arguments.model, arguments.top, heatmap=arguments.heatmap, as_json=arguments.json
             )
+        case "report":
+            from cifar.results.side_by_side import write_page
+
+            write_page(arguments.revisions, arguments.out)
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -33,6 +37,11 @@ def parse(words: list[str]) -> argparse.Namespace:
     predict.add_argument("--json", action="store_true", help="print the answers as JSON")
     text = "the folder of the trained network (default: models)"
     predict.add_argument("--model", type=Path, default=Path("models"), metavar="DIR", help=text)
+    report = commands.add_parser("report", help="compare runs on one page: metrics, curves, images")
+    text = "an experiment, a revision of Git, or `workspace`; the first is compared with each of the others"
+    report.add_argument("revisions", metavar="REV", nargs="+", help=f"{text} (one alone: with the workspace)")
+    text = "the page, which shows images of the data set and does not belong into Git (default: report/comparison.html)"
+    report.add_argument("--out", type=Path, default=Path("report/comparison.html"), metavar="FILE", help=text)
     return parser.parse_args(words)
 
 

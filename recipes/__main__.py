@@ -43,6 +43,8 @@ def main() -> None:
             runs = compare(arguments.names, arguments.seeds, arguments.changes)
             found = conclude(runs, arguments.names, arguments.metric, arguments.points / 100)
             print(json.dumps(found, indent=2) if arguments.json else as_text(found))
+        case "page":
+            page(arguments)
 
 
 def parse(words: list[str]) -> argparse.Namespace:
@@ -64,15 +66,20 @@ def parse(words: list[str]) -> argparse.Namespace:
     text = "the difference, in hundredths, for which to say how many seeds are needed (default: 0.1)"
     compare.add_argument("--points", type=float, default=0.1, help=text)
     compare.add_argument("--json", action="store_true", help="print the figures as JSON")
-    for command in diff, apply_, run_:
+    page_ = commands.add_parser("page", help="write docs/RECIPE.md from a finished run, or from docs/data/RECIPE/")
+    for command in diff, apply_, run_, page_:
         command.add_argument("recipe", metavar="RECIPE")
     queue_.add_argument("recipes", metavar="RECIPE", nargs="+")
     run_.add_argument("--name", help="name of the experiment (default: the recipe's name, followed by the changes)")
+    page_.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="a clone in which `dvc repro` has ended")
+    page_.add_argument("--machine", default="", help="what the page says of the machine, as its letter in benchmarks/")
+    text = "what `dvc repro` printed; the page takes the minutes of training from it"
+    page_.add_argument("--log", type=Path, metavar="FILE", help=text)
     for command in apply_, run_, queue_:
         command.add_argument(
             "--force", action="store_true", help="replace params.yaml even if it has uncommitted changes"
         )
-    for command in run_, queue_, compare:
+    for command in run_, queue_, compare, page_:
         text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
         command.add_argument("-S", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=text)
     return parser.parse_args(words)
@@ -229,6 +236,26 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
     finally:
         with replacing(PARAMS) as part:
             part.write_bytes(before)
+
+
+def page(arguments: argparse.Namespace) -> None:
+    """Copy a finished run's small files to docs/data/<recipe>/ if its folder is named, and make docs/<recipe>.md.
+
+    `default` stands for the committed params.yaml.
+    """
+    from recipes.finished import Told, collect, refuse_unfinished, text_at_commit  # imports pandas, those below SciPy
+    from recipes.page import write_page
+
+    recipe, folder = arguments.recipe, arguments.folder
+    path = PARAMS if recipe == "default" else FOLDER / f"{recipe}.yaml"
+    today = read_yaml(PARAMS) if recipe == "default" else read_recipe(recipe)
+    if folder:
+        refuse_unfinished(folder)
+        expected = values_with(text_at_commit(path, folder), arguments.changes)
+        collect(recipe, expected, folder, Told(changes=arguments.changes, machine=arguments.machine, log=arguments.log))
+    elif arguments.changes or arguments.machine or arguments.log:
+        raise InputError("-S, --machine and --log tell of a run; name its folder too")
+    print(f"written: {write_page(recipe, path, today)}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ import numpy as np
 
 from cifar.config.params import check_params, parse_yaml
 from cifar.results.comparison import mcnemar, seeds_needed, summarise, verdict, welch
+from cifar.results.revisions import experiments, find_commit, git
+from cifar.results.side_by_side import MOST
 from cifar.system.files import write_text
 from cifar.system.process import InputError
 from recipes.__main__ import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
@@ -94,16 +97,11 @@ def find_contender(name: str) -> Contender:
         if changed:
             raise InputError(f"{changed[0][3:]} has uncommitted changes; commit them first")
         return Contender(name, git("rev-parse", "HEAD").strip(), recipe_text(name))
-    commits = experiments(name) or git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
-    if not commits:
-        recipes = ", ".join(recipe_names())
-        raise InputError(f"{name!r} is no recipe ({recipes}), no experiment (`dvc exp list`) and no revision of Git")
-    if len(commits) > 1:
-        raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
-    params = git("show", f"{commits[0]}:./{PARAMS}", check=False)
+    commit = find_commit(name, f"recipe ({', '.join(recipe_names())})")
+    params = git("show", f"{commit}:./{PARAMS}", check=False)
     if not params:
         raise InputError(f"{name} has no {PARAMS}; give a revision of this pipeline")
-    return Contender(name, commits[0], params)
+    return Contender(name, commit, params)
 
 
 def plan(contender: Contender, seed: int, changes: Sequence[str]) -> Plan:
@@ -112,12 +110,6 @@ def plan(contender: Contender, seed: int, changes: Sequence[str]) -> Plan:
     if contender.name in recipe_names():
         check_params(values, f"recipes/{contender.name}.yaml")
     return Plan(contender, seed, tuple(changes), values)
-
-
-def experiments(name: str) -> list[str]:
-    """The commits of the DVC experiments of that name, the newest first."""
-    pattern = f"refs/exps/*/*/{name}"
-    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
 
 
 def find_run(wanted: Plan) -> Run | None:
@@ -237,14 +229,6 @@ def cache_folder() -> Path:
     return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()).absolute()
 
 
-def git(*words: str, check: bool = True) -> str:
-    """What git prints; it must succeed if `check`, else it prints nothing."""
-    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8")
-    if check and ended.returncode:
-        raise InputError(f"git {words[0]} failed: {' '.join(ended.stderr.split())}")
-    return "" if ended.returncode else ended.stdout
-
-
 def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
     """All numbers of the comparison, as plain values for JSON: each name against the first.
 
@@ -280,7 +264,15 @@ def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, w
                 "verdict": verdict((names[0], names[k]), pair, difference, wanted),
             }
         )
-    return {"metric": metric, "wanted": wanted, "contenders": contenders, "comparisons": comparisons}
+    return {
+        "metric": metric,
+        "wanted": wanted,
+        "contenders": contenders,
+        "comparisons": comparisons,
+        "report": [
+            run.name if len(experiments(run.name)) < 2 else run.commit for run, *_ in runs[:MOST]
+        ],  # what `python -m cifar report` can show
+    }
 
 
 def value_of(run: Run, metric: str) -> float:
@@ -329,4 +321,7 @@ def as_text(found: dict[str, Any]) -> str:
         for row in each["images"]:
             right = f"only {a} gets {row['only_a']} images right, only {b} {row['only_b']}"
             lines.append(f"  seed {row['seed']}: {right} (McNemar's p {row['p']:.2g})")
+    seed = found["contenders"][0]["runs"][0]["seed"]
+    command = shlex.join(["python", "-m", "cifar", "report", *found["report"]])
+    lines += ["", f"see the curves and the images of seed {seed} on one page: {command}"]
     return "\n".join(lines)

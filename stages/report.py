@@ -39,7 +39,6 @@ def main() -> None:
     policy = build_policy(augment, load_statistics().mean, train.images.shape[1])
     originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)
     heatmaps = load_heatmaps(predictions, test.images.shape[1:3])
-    # Here go data/label_issues.csv and the duplicates, once dvc.yaml has them: as arguments of `Pictures`.
     pictures = Pictures(train, originals, augmented, test, heatmaps)
 
     charts = {name: draw(chart, {"workspace": results.tables[chart.table]}) for name, chart in CHARTS.items()}

@@ -93,6 +93,8 @@ def test_the_comparison_as_text_and_json_by_hand(cached, capsys):
         "no difference can be seen; to see 2 points you would need about 17 seeds each",
         # images 0 of only old, 3 and 4 of only new: two or more heads or tails of three is any: 2 (1 + 3) / 8
         *[f"  seed {seed}: only old gets 1 images right, only new 2 (McNemar's p 1)" for seed in range(3)],
+        "",
+        "see the curves and the images of seed 0 on one page: python -m cifar report old-seed-0 new-seed-0",
     ]
     again = json.loads(json.dumps(found, allow_nan=False))
     (pair,) = again["comparisons"]

@@ -7,7 +7,9 @@ from scipy.stats import ttest_ind
 from cifar.results.comparison import (
     Difference,
     Sample,
+    accuracy_difference,
     mcnemar,
+    paired_difference,
     power,
     seeds_needed,
     summarise,
@@ -54,6 +56,35 @@ def test_mcnemars_exact_p_by_hand(only_a, only_b, p):
     is_correct_a = np.repeat([True, False, True, False], counts)
     is_correct_b = np.repeat([False, True, True, False], counts)
     assert mcnemar(is_correct_a, is_correct_b) == pytest.approx((only_a, only_b, p))
+
+
+def test_the_paired_interval_is_that_of_r_on_the_sleep_data():
+    found = paired_difference(np.array(SLEEP_A), np.array(SLEEP_B))
+    assert found == pytest.approx((1.58, 0.7001142, 2.4598858), abs=5e-8)
+    assert paired_difference(np.array([0.5]), np.array([0.75])) == (0.25, None, None)
+
+
+def test_the_interval_of_a_difference_in_accuracy_by_hand():
+    # 98 images: middle (20 - 10) / 100, variance (31 / 100 - 0.01) / 100 = 0.003, half 1.959964 * 0.0547723
+    is_correct_a = np.repeat([True, False, True], [10, 20, 68])
+    is_correct_b = np.repeat([False, True, True], [10, 20, 68])
+    assert accuracy_difference(is_correct_a, is_correct_b) == pytest.approx((10 / 98, -0.0073517, 0.2073517), abs=5e-7)
+    same = accuracy_difference(is_correct_a, is_correct_a)
+    assert same.mean == 0 and same.low == -same.high < 0  # equal on these images, not on all
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b", "images"), [(0.03, 0.03, 10_000), (0.02, 0.05, 1000), (0.1, 0.2, 50), (0.3, 0.1, 30)]
+)
+def test_it_holds_the_true_difference_nineteen_times_in_twenty(only_a, only_b, images):
+    random, shares = np.random.default_rng(0), [only_a, only_b, 1 - only_a - only_b]
+    held = 0
+    for _ in range(1000):
+        counts = random.multinomial(images, shares)
+        sides = (np.repeat([True, False, True], counts), np.repeat([False, True, True], counts))
+        _, low, high = accuracy_difference(*sides)
+        held += low <= only_b - only_a <= high
+    assert 0.93 <= held / 1000 <= 0.98
 
 
 @pytest.mark.parametrize(

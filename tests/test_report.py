@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -11,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from browser import CHROMIUM, browser
 from PIL import Image
+from scipy.special import softmax
 from sklearn.calibration import calibration_curve
 
 from cifar.config.params import read_yaml
@@ -46,7 +50,7 @@ needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not instal
 def make(classes: list[str] = CLASSES, *, tests: int = 200, accuracy: float = 0.7) -> tuple:
     """The arguments of `render`: a run with these classes, drawn at random, of which a share is right."""
     random, count = np.random.default_rng(0), len(classes)
-    labels = (np.arange(tests) % count).astype(np.uint8)
+    labels = (np.arange(tests) % count).astype(np.uint8 if count <= 256 else np.uint16)
     logits = random.normal(size=(tests, count)).astype(np.float32)
     is_right = random.random(tests) < accuracy
     logits[is_right, labels[is_right]] += 6
@@ -242,12 +246,51 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     assert len(text.encode()) < 6_000_000
     wrong = made[0].metrics["evaluate"]["wrong"]
     assert f"This page shows the 650 most confident; the other {wrong - 650:,} are left out" in text
-    assert text.count('<figure data-t="') == 650
+    assert text.count('<figure data-true="') == 650
+
+
+def test_three_hundred_classes_of_large_images_of_noise_do_too():
+    run, params, _, pictures = make([f"class {k}" for k in range(300)], tests=6000)
+    random, labels = np.random.default_rng(0), (np.arange(1500) % 300).astype(np.uint16)
+    logits = random.normal(size=(1500, 300)).astype(np.float32)
+    logits[np.arange(1500), labels] += 2.5
+    predictions = Predictions(logits, labels, logits.argmax(axis=1).astype(np.uint16))
+    images = random.integers(0, 256, (1500, 96, 96, 3), dtype=np.uint8)
+    mistakes = find_mistakes(predictions)[: shown_mistakes((96, 96))]
+    maps = np.tile(np.arange(96, dtype=np.uint8), (len(mistakes), 96, 1))
+    train = Split(images[:900], labels[:900])
+    pictures = Pictures(
+        train, train.take(np.arange(20)), images[:20], Split(images, labels), Heatmaps(mistakes, maps, maps)
+    )
+    text = page_of(run, params, predictions, pictures)
+    assert len(text.encode()) < 6_000_000
+    assert "These are the 100 classes with the most mistakes, of 300." in text
+    counts = np.zeros((300, 300), int)
+    np.add.at(counts, (labels, predictions.predicted), 1)
+    for true, predicted, images in re.findall(r'data-cell="(\d+) (\d+)"[^>]*>(\d+)<', text):
+        assert counts[int(true), int(predicted)] == int(images) > 0
+    sides = [int(side) for side in re.findall(r"--side:(\d+)px", text)]
+    assert sides == [64, 96, 96, 96]  # samples, augmented, mistakes, labels in doubt: large images are made smaller
+
+
+def test_the_labels_in_doubt_are_those_that_the_network_finds_least_likely(made, page):
+    _, _, predictions, _ = made
+    own = softmax(predictions.logits.astype(float), axis=1)[np.arange(200), predictions.labels]
+    wrong = predictions.predicted != predictions.labels
+    expected = [index for index in np.argsort(own, kind="stable").tolist() if wrong[index]]
+    (section,) = re.findall(r'<section id="labels">(.*?)</section>', page.read_text(encoding="utf-8"), re.DOTALL)
+    assert [int(index) for index in re.findall(r'aria-label="Test image (\d+)"', section)] == expected[:50]
+    whole = f"This page shows the 50 most doubtful of {len(expected)} labels; "
+    assert (whole if len(expected) > 50 else "This page shows all of them, the most doubtful first.") in section
+    first = expected[0]
+    said = f"<b>{CLASSES[predictions.labels[first]]}</b> {100 * own[first]:.1f}\u00a0%"
+    assert section.index(said) < section.index(f"{CLASSES[predictions.predicted[first]]}</b>")
 
 
 def test_a_run_without_mistakes_has_a_page_too():
     text = page_of(*make(accuracy=1.0))
-    assert "The network makes no mistake on the test images." in text and 'data-cell="' not in text
+    assert "The network makes no mistake on the test images." in text
+    assert 'data-cell="' not in text and 'id="labels"' not in text
 
 
 # The same bytes everywhere
@@ -409,3 +452,17 @@ def test_dvcs_page_is_what_make_page_writes():
     assert ended.stdout == (ROOT / ".dvc/page.html").read_text(encoding="utf-8"), "run `make page`"
     assert "{plot_divs}" in ended.stdout and "{scripts}" not in ended.stdout
     assert (ROOT / ".dvc/page.html").stat().st_size < 1_000_000
+
+
+def test_dvcs_page_has_the_licences_of_all_packages_that_vl_convert_holds():
+    script = runpy.run_path(str(ROOT / ".dvc/page.py"))
+    held, listed = script["held_packages"](), script["listed_packages"]()
+    assert {
+        "vega": vl_convert.get_vega_version(),
+        "vega-embed": vl_convert.get_vega_embed_version(),
+    }.items() <= held.items()
+    assert held.items() <= listed.items(), "run `make page`"
+    assert listed.keys() - held.keys() == {"fast-json-patch", "semver"}  # copied into vega-embed's own file
+    licences = script["LICENCES"].read_text(encoding="utf-8")
+    assert licences in (ROOT / ".dvc/page.html").read_text(encoding="utf-8") and "-->" not in licences
+    assert "Copyright (c) 2015-2023, University of Washington Interactive Data Lab" in licences

@@ -1,33 +1,32 @@
 "use strict";
-// Without this script the page shows all mistakes; with it, a part at a time, filtered by class and sorted by confidence.
+// Without this script the page shows all its images; with it, a part at a time, filtered by the lists and sorted by confidence.
 (() => {
   const PART = 24;
   document.documentElement.classList.add("has-script");
   const filter = document.querySelector(".filter");
   if (!filter) return;
-  const holder = document.querySelector(".mistakes");
+  const holder = document.querySelector(".filtered");
   const more = document.querySelector(".more");
   const cards = [...holder.children]; // the most confident first
   const cells = [...document.querySelectorAll("[data-cell]")];
+  const order = filter.elements.order;
+  const lists = [...filter.querySelectorAll("select")].filter((list) => list !== order); // each is named after a data attribute of the cards
   let shown = PART;
 
   function show() {
-    const of = (name) => filter.elements[name].value;
-    const chosen = cards.filter(
-      (card) => (!of("true") || card.dataset.t === of("true")) && (!of("predicted") || card.dataset.p === of("predicted")),
-    );
-    if (of("order") === "unsure") chosen.reverse();
+    const chosen = cards.filter((card) => lists.every((list) => !list.value || card.dataset[list.name] === list.value));
+    if (order.value === "unsure") chosen.reverse();
     for (const card of cards) card.hidden = true;
     for (const card of chosen.slice(0, shown)) {
       card.hidden = false;
       holder.append(card);
     }
     more.hidden = chosen.length <= shown;
-    const cell = cells.find((each) => each.dataset.cell === `${of("true")} ${of("predicted")}`);
+    const cell = cells.find((each) => each.dataset.cell === lists.map((list) => list.value).join(" "));
     for (const each of cells) each.setAttribute("aria-pressed", each === cell);
     const all = cell ? Number(cell.textContent) : chosen.length;
     const leftOut = all > chosen.length ? `; ${all - chosen.length} more are left out of this page` : "";
-    filter.querySelector("output").value = `${Math.min(shown, chosen.length)} of ${chosen.length} mistakes${leftOut}`;
+    filter.querySelector("output").value = `${Math.min(shown, chosen.length)} of ${chosen.length} ${filter.dataset.what}${leftOut}`;
   }
 
   function restart() {
@@ -45,7 +44,8 @@
   });
   for (const cell of cells) {
     cell.addEventListener("click", () => {
-      [filter.elements.true.value, filter.elements.predicted.value] = cell.dataset.cell.split(" ");
+      const values = cell.dataset.cell.split(" ");
+      for (const [number, list] of lists.entries()) list.value = values[number];
       restart();
       document.getElementById("mistakes").scrollIntoView();
     });

@@ -14,7 +14,8 @@ from cifar.data.splits import Split
 from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.captions import runners_up
-from cifar.results.heatmaps import Heatmaps
+from cifar.results.heatmaps import Heatmaps, shown_mistakes
+from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
@@ -50,9 +51,12 @@ CHARTS = {
         "plots/misclassified/confused_pairs.csv", "bars", "images", "pair", "Classes most often confused"
     ),
 }  # fmt: skip
-SAMPLES = 200  # training images on the page, at most ten of a class
+MATRIX_CLASSES = 100  # classes in the confusion matrix
+SAMPLES = 200  # training images on the page, at most ten of a class; half as many if they are large
 SAMPLE_CLASSES = 100  # classes with samples
-PAIRS = 16  # images before and after augmentation
+DOUBTFUL = 50  # images whose label is in doubt, at most; fewer large ones
+PAIRS = 16  # images before and after augmentation; half as many if they are large
+LARGE = 48  # pixels: images that are higher or wider are large
 
 
 class Run(NamedTuple):
@@ -77,14 +81,14 @@ class Pictures(NamedTuple):
 def load_run(folder: Path = Path()) -> Run:
     """Raises InputError if a file is missing or damaged."""
     metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in METRICS}
-    tables = {chart.table: _read_table(folder / chart.table) for chart in CHARTS.values()}
+    tables = {chart.table: read_table(folder / chart.table) for chart in CHARTS.values()}
     summary = folder / "models/summary.txt"
     if not summary.is_file():
         raise missing(summary)
     return Run(metrics, tables, read_json(folder / "models/model.json"), summary.read_text(encoding="utf-8"))
 
 
-def _read_table(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
     """The CSV; a class may be named NA."""
     try:
         return pd.read_csv(path, keep_default_na=False)
@@ -99,34 +103,40 @@ def render(
 ) -> str:
     """The page as HTML without links to other files; `charts` are the SVGs of CHARTS, `params` those of params.yaml."""
     names = [printable(str(name)) for name in run.card["classes"]]
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("page.html").render(
+    return fill(
+        "page.html",
         title=words.title(params),
         words=_sentences(run, params, predictions, pictures),
         figures=_figures(run, predictions),
         classes=names,
         matrix=_matrix(predictions, names),
-        charts={name: Markup(_with_own_ids(svg, name)) for name, svg in charts.items()},
+        charts={name: Markup(with_own_ids(svg, name)) for name, svg in charts.items()},
         mistakes=_mistakes(predictions, pictures, names, params["gradcam"]),
+        labels=_labels(predictions, pictures.test, names),
         log=_log(run.tables["plots/train/history.csv"]),
         data=_data(run, params, pictures, names),
         run={
-            "params": _flat(params),
-            "environment": _flat(run.card["environment"]),
+            "params": flat(params),
+            "environment": flat(run.card["environment"]),
             "summary": run.summary,
         },
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """The page that a template of this folder makes of `values`, with the style and the script of all pages."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    css, js = (Markup((HERE / f"page.{kind}").read_text(encoding="utf-8")) for kind in ("css", "js"))
+    return environment.get_template(template).render(css=css, js=js, **values)
 
 
 def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pictures: Pictures) -> dict[str, str]:
     metrics = run.metrics
     return {
         "result": words.result(metrics["evaluate"]),
-        "calibration": words.calibration(metrics["evaluate"], predictions),
+        "calibration": words.calibration(metrics["evaluate"], float(predictions.confidences().mean())),
         "weakest": words.weakest(run.tables["plots/evaluate/class_accuracy.csv"]),
         "confused": words.most_confused(run.tables["plots/misclassified/confused_pairs.csv"]),
         "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
@@ -156,22 +166,27 @@ def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
 def _matrix(predictions: Predictions, names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the confusion matrix, with the strength of each cell's colour in percent.
 
-    It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong.
+    It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong. Of very
+    many classes it has those with the most mistakes, in the order of the classes.
     """
     counts = np.zeros((len(names), len(names)), dtype=int)
     np.add.at(counts, (predictions.labels, predictions.predicted), 1)
-    most_wrong = max(1, int((counts - np.diag(np.diag(counts))).max()))
+    totals = counts.sum(axis=1).tolist()
+    wrong = counts - np.diag(np.diag(counts))
+    shown = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MATRIX_CLASSES]
+    most_wrong = max(1, int(wrong.max()))
     rows = []
-    for number, (name, row) in enumerate(zip(names, counts.tolist(), strict=True)):
+    for number in sorted(shown.tolist()):
         cells = [
             {
-                "images": n,
+                "number": k,
+                "images": int(counts[number, k]),
                 "is_right": k == number,
-                "strength": round(100 * n / (sum(row) if k == number else most_wrong)),
+                "strength": round(100 * int(counts[number, k]) / max(1, totals[number] if k == number else most_wrong)),
             }
-            for k, n in enumerate(row)
+            for k in sorted(shown.tolist())
         ]
-        rows.append({"name": name, "number": number, "cells": cells})
+        rows.append({"name": names[number], "number": number, "cells": cells})
     return rows
 
 
@@ -207,6 +222,25 @@ def _mistakes(
     }
 
 
+def _labels(predictions: Predictions, test: Split, names: Sequence[str]) -> dict[str, Any]:
+    """The images whose label is most in doubt, as stage `misclassified` lists them."""
+    issues = find_label_issues(predictions.logits, test.labels)
+    first = issues.first(max(1, min(DOUBTFUL, shown_mistakes(test.images.shape[1:3]) // 6)))
+    cards = [
+        {
+            "index": index,
+            "label": names[label],
+            "suggested": names[suggested],
+            "label_probability": words.percent(label_probability, 1),
+            "suggested_probability": words.percent(suggested_probability, 1),
+        }
+        for index, label, suggested, label_probability, suggested_probability in zip(
+            *(column.tolist() for column in first), strict=True
+        )
+    ]
+    return {"cards": cards, "all": len(issues.indices), "images": image_sheet(test.images[first.indices])}
+
+
 def _log(history: pd.DataFrame) -> dict[str, Any]:
     rows = [
         [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in history.to_numpy(object)
@@ -216,7 +250,8 @@ def _log(history: pd.DataFrame) -> dict[str, Any]:
 
 def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequence[str]) -> dict[str, Any]:
     stats, train, count = run.metrics["stats"], pictures.train, min(len(names), SAMPLE_CLASSES)
-    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // count))  # (classes, images)
+    share = 2 if max(train.images.shape[1:3]) > LARGE else 1
+    samples = first_of_each_class(train.labels, count, min(10, SAMPLES // share // count))  # (classes, images)
     rows = [
         {
             "name": names[k],
@@ -225,8 +260,8 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
         }
         for k, of_class in enumerate(samples.tolist())
     ]
-    labels = pictures.originals.labels[:PAIRS].tolist()
-    shown = np.stack([pictures.originals.images[:PAIRS], pictures.augmented[:PAIRS]], axis=1)
+    labels = pictures.originals.labels[: PAIRS // share].tolist()
+    shown = np.stack([pictures.originals.images[: len(labels)], pictures.augmented[: len(labels)]], axis=1)
     pairs = [
         {
             "name": names[label],
@@ -247,19 +282,19 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
     }
 
 
-def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
+def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     """Names and values as text; a value within another has both names: optimizer.momentum."""
     rows = []
     for name, value in values.items():
         if isinstance(value, Mapping):
-            rows += _flat(value, f"{before}{name}.")
+            rows += flat(value, f"{before}{name}.")
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            rows += [row for number, each in enumerate(value, 1) for row in _flat(each, f"{before}{name}.{number}.")]
+            rows += [row for number, each in enumerate(value, 1) for row in flat(each, f"{before}{name}.{number}.")]
         else:
             rows.append((f"{before}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
     return rows
 
 
-def _with_own_ids(svg: str, name: str) -> str:
+def with_own_ids(svg: str, name: str) -> str:
     """The SVG with ids that no other chart of the page has."""
     return re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", svg)

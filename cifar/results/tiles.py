@@ -49,6 +49,7 @@ def colour_bar(stops: int = 8) -> list[str]:
 
 
 def _sheet(tiles: np.ndarray, tile: int, to_image) -> Sheet:
+    tiles = _fitted(tiles, tile)
     count, height, width = tiles.shape[:3]
     columns, rows = max(1, min(COLUMNS, count)), max(1, -(-count // COLUMNS))
     pixels = np.zeros((rows * height, columns * width, *tiles.shape[3:]), np.uint8)
@@ -59,3 +60,13 @@ def _sheet(tiles: np.ndarray, tile: int, to_image) -> Sheet:
     to_image(pixels).save(file, "PNG", optimize=True)
     uri = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
     return Sheet(uri, columns, rows, max(1, tile // width) * width)
+
+
+def _fitted(tiles: np.ndarray, tile: int) -> np.ndarray:
+    """Tiles uint8 (N, H, W) or (N, H, W, 3), made smaller where they are higher or wider than `tile` pixels."""
+    height, width = tiles.shape[1:3]
+    largest = max(height, width)
+    if largest <= tile or not len(tiles):
+        return tiles
+    size = max(1, round(width * tile / largest)), max(1, round(height * tile / largest))
+    return np.stack([np.asarray(Image.fromarray(each).resize(size, Image.Resampling.LANCZOS)) for each in tiles])

@@ -30,6 +30,11 @@ LOOK = {
     "legend": {"orient": "bottom", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "title": {"fontSize": 14, "offset": 10},
 }
+DASHES = {
+    "symbolType": "stroke",
+    "symbolSize": 500,
+    "encode": {"symbols": {"update": {"stroke": {"value": "#888888"}}}},
+}
 
 
 class Chart(NamedTuple):
@@ -88,7 +93,7 @@ def _recolour(node: Any, *, is_alone: bool) -> None:
         colour["scale"]["range"] = COLOURS[: len(colour["scale"]["domain"])]
         colour["title"] = None
         if isinstance(dash, dict) and dash.get("field"):
-            dash |= {"title": None, "legend": {}}
+            dash |= {"title": None, "legend": {} if is_alone else DASHES}
             if is_alone:
                 colour |= {"field": dash["field"], "legend": {}}
                 colour["scale"] = {"domain": dash["scale"]["domain"], "range": COLOURS}

@@ -41,9 +41,8 @@ def result(metrics: Mapping[str, float]) -> str:
     return text
 
 
-def calibration(metrics: Mapping[str, float], predictions: Predictions) -> str:
-    """The mean confidence compared with the accuracy."""
-    confidence = float(predictions.confidences().mean())
+def calibration(metrics: Mapping[str, float], confidence: float) -> str:
+    """The mean confidence on the test images compared with the accuracy."""
     accuracy = 1 - metrics["wrong"] / metrics["images"]
     gap = f"{100 * abs(confidence - accuracy):.1f} points {'below' if confidence < accuracy else 'above'}"
     return (

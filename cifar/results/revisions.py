@@ -1,0 +1,70 @@
+"""The results of earlier runs: experiments and revisions by name, their files from Git and DVC's cache."""
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+from cifar.system.process import InputError
+
+
+def git(*words: str, check: bool = True) -> str:
+    """What git prints; it must succeed if `check`, else it prints nothing."""
+    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8")
+    if check and ended.returncode:
+        raise InputError(f"git {words[0]} failed: {' '.join(ended.stderr.split())}")
+    return "" if ended.returncode else ended.stdout
+
+
+def experiments(name: str) -> list[str]:
+    """The commits of the DVC experiments of that name, the newest first."""
+    pattern = f"refs/exps/*/*/{name}"
+    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
+
+
+def find_commit(name: str, *other_kinds: str) -> str:
+    """The commit of a DVC experiment or a revision of Git; raises InputError unless there is exactly one.
+
+    The message says that it is none of `other_kinds` either.
+    """
+    revision = git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", check=False).split()
+    commits = experiments(name) or revision
+    if not commits:
+        kinds = [*other_kinds, "experiment (`dvc exp list -A`)"]
+        raise InputError(f"{name!r} is {', '.join(f'no {kind}' for kind in kinds)} and no revision of Git")
+    if len(commits) > 1:
+        raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
+    return commits[0]
+
+
+def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
+    """Copy the files of the revision `name` to `folder`; a file that the revision does not have is left out.
+
+    Raises InputError when the revision has a file that is neither in DVC's cache nor in its remote.
+    """
+    from dvc.api import DVCFileSystem  # two seconds to import
+    from dvc.exceptions import DvcException
+
+    commit = find_commit(name)
+    if not git("ls-tree", commit, "--", "dvc.lock"):
+        raise InputError(f"{name} has no dvc.lock, and so no results; give a commit or an experiment with results")
+    try:
+        files = DVCFileSystem(rev=commit)
+        for path in filter(files.exists, paths):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                files.get_file(path, str(folder / path))
+            except FileNotFoundError:
+                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name)}") from None
+    except (DvcException, OSError) as error:
+        raise InputError(f"the files of {name} cannot be read: {error}") from None
+
+
+def _way_to_get(name: str) -> str:
+    from dvc.repo import Repo
+
+    remotes = Repo().config["remote"]  # that of a DVCFileSystem has the cache as a remote, too
+    if not remotes:
+        return f"no remote is set that could have it; `dvc repro` in a checkout of {name} makes it again"
+    if experiments(name):
+        return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from the remote"
+    return "`dvc fetch --all-commits` gets it from the remote"

@@ -1,0 +1,286 @@
+"""Several runs on one web page: their metrics, settings and curves, and the images that only one of them gets right."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from cifar.config.params import read_yaml
+from cifar.data.splits import Split, load_classes, load_split
+from cifar.results import words
+from cifar.results.comparison import Difference, Discordant, accuracy_difference, mcnemar, paired_difference
+from cifar.results.heatmaps import shown_mistakes
+from cifar.results.predictions import Predictions, find_mistakes, load_predictions
+from cifar.results.report import CHARTS, fill, flat, read_table, with_own_ids
+from cifar.results.revisions import copy_files
+from cifar.results.scores import log_softmax
+from cifar.results.tiles import image_sheet
+from cifar.results.vega import COLOURS, draw
+from cifar.system.files import read_json, write_text
+from cifar.system.process import InputError, printable
+
+WORKSPACE = "workspace"  # DVC's word for the files as they are
+MOST = len(COLOURS)  # runs on a page: each has a colour of its own
+NEEDED = [
+    "params.yaml",
+    "metrics/evaluate.json",
+    "metrics/train.json",
+    "data/predictions.npz",
+    *(f"data/dataset/{name}" for name in ("test_images.npy", "test_labels.npy", "test.sha256", "classes.txt")),
+]
+CARD = "models/model.json"
+CURVES = "accuracy", "loss", "range_test", "learning_rate"
+OF_CLASSES = "class_accuracy", "reliability"
+FILES = [*NEEDED, CARD, *(CHARTS[name].table for name in (*CURVES, *OF_CLASSES))]
+NAMES = {
+    "accuracy": "Test accuracy",
+    "tta_accuracy": "Test accuracy, averaged over views",
+    "top5_accuracy": "Top-5 accuracy",
+    "loss": "Test loss",
+    "confidence": "Mean confidence",
+    "expected_calibration_error": "Calibration error",
+    "train_accuracy": "Training accuracy",
+    "train_loss": "Training loss",
+    "val_accuracy": "Validation accuracy",
+    "val_loss": "Validation loss",
+}
+NO_METRICS = {"wrong", "images", "accuracy_low", "accuracy_high"}  # said by others
+
+
+class Side(NamedTuple):
+    """One of the runs: its name, metrics of `evaluate` and `train`, settings, tables by chart, and test results."""
+
+    name: str
+    metrics: dict[str, float]
+    params: dict[str, Any]
+    environment: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    test: Split
+    classes: list[str]
+    predictions: Predictions
+
+
+class Pair(NamedTuple):
+    """A run against the first one, on the same test images; `discordant` counts what only one of them gets right."""
+
+    other: int
+    discordant: Discordant
+    accuracy: Difference
+    loss: Difference
+    confidence: Difference
+
+
+def write_page(names: Sequence[str], out: Path) -> None:
+    """Write the page of these experiments, revisions or the workspace, and say so; one alone is set by the workspace.
+
+    Raises InputError when a run is unknown, given twice, or has no results that can be read.
+    """
+    names = [*names, WORKSPACE] if len(names) == 1 else names
+    if len({*names}) < len(names):
+        raise InputError(f"{max(names, key=names.count)} is given twice; give the names of different runs")
+    if len(names) > MOST:
+        raise InputError(f"{len(names)} runs are too many for one page; give at most {MOST}")
+    with TemporaryDirectory() as folder:
+        sides = [_load(name, Path(folder, str(number))) for number, name in enumerate(names)]
+        page = compare_page(sides)
+    write_text(out, page)
+    print(f"written: {out} ({len(page.encode()) / 1e6:.1f} MB)")
+
+
+def _load(name: str, folder: Path) -> Side:
+    """A run from the workspace, or from the files of a revision, which are copied to `folder`."""
+    if name == WORKSPACE:
+        return load_side(name)
+    copy_files(name, FILES, folder)
+    try:
+        return load_side(name, folder)
+    except InputError as error:
+        what = str(error).partition("; ")[0].replace(f"{folder}/", "")
+        raise InputError(f"{name}: {what}; give a run of this pipeline, or look for damage with `make mend`") from None
+
+
+def load_side(name: str, folder: Path = Path()) -> Side:
+    """A run from the files in `folder`; raises InputError if one of NEEDED is missing or damaged."""
+    test = load_split("test", folder / "data/dataset")
+    metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in ("evaluate", "train")}
+    tables = {key: folder / CHARTS[key].table for key in (*CURVES, *OF_CLASSES)}
+    return Side(
+        name,
+        metrics["evaluate"] | metrics["train"],
+        read_yaml(folder / "params.yaml"),
+        read_json(folder / CARD)["environment"] if (folder / CARD).is_file() else {},
+        {key: read_table(path) for key, path in tables.items() if path.is_file()},
+        test,
+        load_classes(folder / "data/dataset"),
+        load_predictions(test.labels, folder / "data/predictions.npz"),
+    )
+
+
+def have_same_images(a: Side, b: Side) -> bool:
+    return a.classes == b.classes and all(map(np.array_equal, a.test, b.test))
+
+
+def contrast(sides: Sequence[Side], other: int) -> Pair:
+    """The run number `other` against the first, image by image."""
+    a, b = sides[0].predictions, sides[other].predictions
+    right_a, right_b = a.predicted == a.labels, b.predicted == b.labels
+    rows = np.arange(len(a.labels))
+    losses = [-log_softmax(each.logits)[rows, each.labels] for each in (a, b)]
+    return Pair(
+        other,
+        mcnemar(right_a, right_b),
+        accuracy_difference(right_a, right_b),
+        paired_difference(*losses),
+        paired_difference(a.confidences(), b.confidences()),
+    )
+
+
+def compare_page(sides: Sequence[Side]) -> str:
+    """The page as HTML without links to other files; each run is compared with the first."""
+    names = [printable(side.name) for side in sides]
+    pairs = [contrast(sides, k) for k in range(1, len(sides)) if have_same_images(sides[0], sides[k])]
+    curves = {name: svg for name in CURVES if (svg := _overlay(sides, names, name))}
+    same_classes = all(side.classes == sides[0].classes for side in sides)
+    of_classes = {name: svg for name in OF_CLASSES if same_classes and (svg := _overlay(sides, names, name))}
+    return fill(
+        "side_by_side.html",
+        title=f"{words.listed(names)} compared",
+        names=names,
+        colours=COLOURS,
+        verdicts=[verdict(names, pair, len(sides[0].test.labels)) for pair in pairs],
+        others=[names[k] for k in range(1, len(sides)) if k not in {pair.other for pair in pairs}],
+        metrics=_metrics(sides, {pair.other: pair for pair in pairs}),
+        settings=differences([side.params for side in sides]),
+        environment=differences([side.environment for side in sides]),
+        charts=curves | of_classes,
+        curves=[(name, CHARTS[name].title) for name in curves],
+        of_classes=[(name, CHARTS[name].title) for name in of_classes],
+        classes=[printable(name) for name in sides[0].classes],
+        images=_images(sides, names, pairs),
+    )
+
+
+def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
+    """In a sentence: which network is better on these images, and by how much."""
+    a, b = names[0], names[pair.other]
+    low, high = 100 * pair.accuracy.low, 100 * pair.accuracy.high
+    only_a, only_b, p = pair.discordant
+    counts = (
+        f"Of {images:,} test images, only {a} gets {only_a:,} right, and only {b} {only_b:,} (McNemar's p {p:.2g})."
+    )
+    if low > 0 or high < 0:
+        better, worse = (b, a) if low > 0 else (a, b)
+        ends = sorted((abs(low), abs(high)))
+        points = f"{abs(100 * pair.accuracy.mean):.2f} points ({ends[0]:.2f} to {ends[1]:.2f})"
+        return f"The network of {better} is better than that of {worse} by {points}. {counts}"
+    return f"No difference in accuracy can be seen between {a} and {b} ({low:+.2f} to {high:+.2f} points). {counts}"
+
+
+def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup | None:
+    """The chart with a colour for each run, those left out that have no such table."""
+    tables = {name: side.tables[chart] for name, side in zip(names, sides, strict=True) if chart in side.tables}
+    return Markup(with_own_ids(draw(CHARTS[chart], tables), chart)) if tables else None
+
+
+def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str, Any]]:
+    """A row for each metric; each cell has the value and its difference from the first run's, with the interval.
+
+    Metrics without a name of their own, such as counts, are left out where all runs have the same.
+    """
+    of_all = [side.metrics | {"confidence": float(side.predictions.confidences().mean())} for side in sides]
+    others = {key: key for metrics in of_all for key in metrics if key not in NO_METRICS}
+    rows = []
+    for key, label in (NAMES | {key: name for key, name in others.items() if key not in NAMES}).items():
+        values = [metrics.get(key) for metrics in of_all]
+        found = {k: getattr(pair, key) for k, pair in pairs.items() if key in Pair._fields}
+        if any(value != values[0] for value in values) or (key in NAMES and values[0] is not None):
+            rows.append({"label": label, "cells": _cells(key, values, found)})
+    return rows
+
+
+def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Difference]) -> list[dict[str, str]]:
+    is_share = key.endswith(("accuracy", "confidence", "calibration_error", "f1"))
+    cells = [{"value": _value(value, is_share), "difference": "", "interval": ""} for value in values]
+    for k in range(1, len(values)):
+        if None in (values[0], values[k]):
+            continue
+        if values[k] != values[0] or k in found:
+            cells[k]["difference"] = _difference(found[k].mean if k in found else values[k] - values[0], is_share)
+        if k in found and found[k].low is not None:
+            cells[k]["interval"] = " to ".join(_difference(end, is_share) for end in found[k][1:])
+    return cells
+
+
+def _value(value: Any, is_share: bool) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return words.percent(value) if is_share else f"{value:.4g}"
+
+
+def _difference(value: float, is_share: bool) -> str:
+    text = f"{100 * value:+.2f}" if is_share else f"{value:+,}" if isinstance(value, int) else f"{value:+.4f}"
+    return text.replace("-", "−")
+
+
+def differences(values: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Name and values of what is not the same in all of these mappings; – for what one does not have."""
+    flats = [dict(flat(each)) for each in values]
+    keys = {key: None for each in flats for key in each}
+    rows = [(key, [each.get(key, "–") for each in flats]) for key in keys]
+    return [(key, row) for key, row in rows if len(set(row)) > 1]
+
+
+def _images(sides: Sequence[Side], names: Sequence[str], pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The images that only one of two runs gets right, those first whose mistake is the most confident."""
+    cards, size = [], sides[0].test.images.shape[1:3]
+    groups = list(_groups(sides, pairs))
+    left = shown_mistakes(size)
+    for number, (right, wrong, indices) in enumerate(sorted(groups, key=lambda group: len(group[2]))):
+        first = indices[: max(1, left // (len(groups) - number))]  # what small groups do not need is for the large ones
+        left -= len(first)
+        sure = sides[wrong].predictions.confidences()[first]
+        cards += zip([right] * len(first), [wrong] * len(first), first.tolist(), sure.tolist(), strict=True)
+    cards.sort(key=lambda card: -card[3])
+    probabilities = [np.exp(log_softmax(side.predictions.logits)) for side in sides]
+    classes = [printable(name) for name in sides[0].classes]
+
+    def said(number: int, index: int) -> dict[str, str]:
+        predicted = int(sides[number].predictions.predicted[index])
+        return {
+            "name": names[number],
+            "class": classes[predicted],
+            "confidence": words.percent(probabilities[number][index, predicted], 1),
+        }
+
+    return {
+        "cards": [
+            {
+                "index": index,
+                "true": int(sides[0].predictions.labels[index]),
+                "who": f"{right}-{wrong}",
+                "right": said(right, index),
+                "wrong": said(wrong, index),
+            }
+            for right, wrong, index, _ in cards
+        ],
+        "sheet": image_sheet(sides[0].test.images[[card[2] for card in cards]]),
+        "groups": [
+            {"who": f"{right}-{wrong}", "right": names[right], "wrong": names[wrong], "count": len(indices)}
+            for right, wrong, indices in groups
+        ],
+        "all": sum(len(indices) for *_, indices in groups),
+    }
+
+
+def _groups(sides: Sequence[Side], pairs: Sequence[Pair]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Who is right, who is wrong, and the indices of these images, the most confident mistake first."""
+    for pair in pairs:
+        for right, wrong in ((0, pair.other), (pair.other, 0)):
+            mistakes, good = find_mistakes(sides[wrong].predictions), sides[right].predictions
+            yield right, wrong, mistakes[(good.predicted == good.labels)[mistakes]]

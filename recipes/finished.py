@@ -1,0 +1,142 @@
+"""The small files of a finished run, copied to docs/data/<recipe>/ for the page of its recipe."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cifar.config.params import read_yaml
+from cifar.system.files import forget_killed, read_json, write_csv, write_json
+from cifar.system.process import InputError
+
+DATA = Path("docs/data")
+CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
+COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the right
+    "params.yaml": "params.yaml",
+    "stats.json": "metrics/stats.json",
+    "lr_find.json": "metrics/lr_find.json",
+    "train.json": "metrics/train.json",
+    "evaluate.json": "metrics/evaluate.json",
+    "model.json": "models/model.json",
+    "summary.txt": "models/summary.txt",
+    "class_counts.csv": "plots/stats/class_counts.csv",
+    "history.csv": "plots/train/history.csv",
+    "class_accuracy.csv": "plots/evaluate/class_accuracy.csv",
+    "reliability.csv": "plots/evaluate/reliability.csv",
+    "mistakes.csv": "data/misclassified.csv",
+} | {
+    f"{name}.svg": f"plots/report/{name}.svg"
+    for name in ("accuracy", "loss", "learning_rate", "range_test", "confusion", "reliability")
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What a run does not record of itself: the changes of its recipe, its machine, and what `dvc repro` printed."""
+
+    changes: Sequence[str] = ()
+    machine: str = ""
+    log: Path | None = None
+
+
+def collect(recipe: str, expected: Mapping[str, Any], folder: Path, told: Told) -> None:
+    """Copy what the page needs from `folder`, a clone in which `dvc repro` has ended, to docs/data/<recipe>/.
+
+    `expected` are the values of params.yaml that the recipe, with the changes, has in that clone's commit. Raises
+    InputError, and changes nothing, when the run is not of these params and that commit.
+    """
+    if read_yaml(folder / "params.yaml") != expected:
+        raise InputError(
+            f"{folder}/params.yaml is not {recipe} of its commit; name the recipe that it ran, and each change by -S"
+        )
+    facts = {"commit": commit_of(folder), "changes": list(told.changes), "machine": told.machine}
+    facts |= {"image_size": image_size(folder), **(speed(told.log) if told.log else {})}
+    confusion = pd.read_csv(folder / "plots/evaluate/confusion.csv", keep_default_na=False)
+    classes = read_json(folder / "models/model.json")["classes"]
+    DATA.mkdir(parents=True, exist_ok=True)
+    forget_killed(DATA, f".{recipe}.", ".part")
+    part = DATA / f".{recipe}.{os.getpid()}.part"
+    for name, source in COPIED.items():
+        part.mkdir(exist_ok=True)
+        shutil.copyfile(folder / source, part / name)
+    write_csv(part / "confusion.csv", count_confusion(confusion, classes))
+    write_json(part / "run.json", facts)
+    shutil.rmtree(DATA / recipe, ignore_errors=True)
+    os.rename(part, DATA / recipe)
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Raise InputError unless `dvc status` says in `folder` that every stage is up to date."""
+    if not (folder / "dvc.yaml").is_file():
+        raise InputError(f"{folder} has no dvc.yaml; name a clone of this project in which `dvc repro` has ended")
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    command = [sys.executable, "-m", "dvc", "status", "--json"]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    try:
+        stale = json.loads(ended.stdout)
+    except ValueError:
+        said = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise InputError(f"{folder}: DVC does not say whether the run has ended: {said}") from None
+    if stale:
+        raise InputError(f"{folder} is no finished run: {', '.join(stale)} not up to date; run `dvc repro` there")
+
+
+def commit_of(folder: Path) -> str:
+    """The commit whose code ran; InputError when code has changed since, or this branch does not have the commit."""
+    changed = git(folder, "status", "--porcelain", "--", *CODE).splitlines()
+    if changed:
+        names = ", ".join(line[3:] for line in changed)
+        raise InputError(f"{folder} has changes that are in no commit: {names}; commit them")
+    commit = git(folder, "rev-parse", "HEAD").strip()
+    known = subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
+    if known.returncode:
+        raise InputError(f"the commit of {folder}, {commit[:7]}, is not in this branch; merge it first")
+    return commit
+
+
+def text_at_commit(path: Path, folder: Path) -> str:
+    """The text of the file `path` of the commit that is checked out in `folder`."""
+    return git(folder, "show", f"HEAD:./{path}")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", *arguments]
+    ended = subprocess.run(command, cwd=folder, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise InputError(f"git {arguments[0]} failed in {folder}: {said}")
+    return ended.stdout
+
+
+def image_size(folder: Path) -> list[int]:
+    """Height and width of the images."""
+    return list(np.load(folder / "data/dataset/test_images.npy", mmap_mode="r").shape[1:3])
+
+
+def count_confusion(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Columns `actual`, `predicted`, `images`: the images of each pair of classes, from a row an image."""
+    counts = table.groupby(["actual", "predicted"]).size()
+    rows = [(one, other, int(counts.get((one, other), 0))) for one in classes for other in classes]
+    return pd.DataFrame(rows, columns=["actual", "predicted", "images"])
+
+
+def speed(log: Path) -> dict[str, Any]:
+    """Minutes of training and images a second of the epochs, from what the stage `train` printed."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"cannot read {log}: {error.strerror}; name a file with what `dvc repro` printed") from None
+    seconds = re.findall(r"^trained, with validation, in (\d+) s$", text, re.MULTILINE)
+    rates = [int(rate) for rate in re.findall(r"^epoch .* (\d+) img/s ", text, re.MULTILINE)]
+    if not seconds or not rates:
+        raise InputError(f"{log} has no line `trained, with validation, in … s`; name what `dvc repro` printed")
+    return {"minutes": round(int(seconds[-1]) / 60, 1), "images_per_second": [min(rates), max(rates)]}

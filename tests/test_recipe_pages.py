@@ -1,0 +1,267 @@
+"""A page for each recipe: made from a finished run and nothing else, and every claim on it follows from its figures."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_docs import rows
+
+from cifar.config.params import read_yaml
+from cifar.system.process import InputError
+from cifar.training.loop import epoch_line
+from recipes import errors, finished, page
+from recipes.__main__ import page as command
+from recipes.__main__ import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(path.name for path in ROOT.glob("docs/data/*") if path.is_dir())
+SOURCES = sorted(path.stem for path in ROOT.glob("recipes/sources/*.yaml"))
+ANIMALS = ["bird", "cat", "deer", "dog", "frog", "horse"]
+CIFAR10 = ["airplane", "automobile", *ANIMALS, "ship", "truck"]
+
+
+def params_of(recipe: str) -> Path:
+    return Path("params.yaml" if recipe == "default" else f"recipes/{recipe}.yaml")
+
+
+@pytest.mark.parametrize("recipe", PAGES)
+def test_a_page_is_what_its_data_make(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = page.render(recipe, params_of(recipe), read_yaml(params_of(recipe)))
+    assert (ROOT / f"docs/{recipe}.md").read_text() == text, f"run `python -m recipes page {recipe}`"
+
+
+def test_the_page_on_recipes_links_the_page_of_each():
+    assert set(PAGES) <= set(re.findall(r"\]\(\.\./docs/([\w-]+)\.md\)", (ROOT / "recipes/README.md").read_text()))
+
+
+@pytest.mark.parametrize("recipe", SOURCES)
+def test_what_a_source_states_is_what_the_results_have(recipe):
+    source = read_yaml(ROOT / f"recipes/sources/{recipe}.yaml")
+    stated = source["stated"].get("accuracy", source["stated"].get("tta_accuracy"))
+    (row,) = [row for row in rows((ROOT / "README.md").read_text(), "## Recipes") if row[0] == recipe]
+    results = (ROOT / "docs/results.md").read_text()
+    assert f"{stated:.4f}" in row[4] or f"{stated:.4f}" in results
+    if "log" in source:
+        log = [float("nan") if value is None else float(f"{100 * value:.2f}") for value in source["log"]]
+        column = pd.read_csv(ROOT / "docs/epochs.csv")[f"{recipe}_source"]
+        np.testing.assert_array_equal(column[: len(log)], log)
+        assert column[len(log) :].isna().all()
+
+
+@pytest.fixture(scope="module")
+def made(project, tmp_path_factory) -> Path:
+    """A clone of the project's repository, in which the page of its finished run has been made."""
+    home = project.clone(tmp_path_factory.mktemp("pages") / "home").folder
+    log = home.parent / "log"
+    score = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.2, "val_loss": 2.0, "val_accuracy": 0.2, "lr": 0.1}
+    lines = [epoch_line(score, 2, 20, seconds) for seconds in (0.1, 0.2)]
+    log.write_text("\n".join([*lines, "trained, with validation, in 90 s", "written: all"]) + "\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        for name, value in project.environment.items():
+            patch.setenv(name, value)
+        command(parse(["page", "default", str(project.folder), "--machine", "B", "--log", str(log)]))
+    return home
+
+
+def test_the_page_shows_the_runs_own_figures(project, made):
+    text, folder = (made / "docs/default.md").read_text().replace("\u00a0", " "), project.folder
+    metrics = {name: json.loads((folder / f"metrics/{name}.json").read_text()) for name in ("evaluate", "train")}
+    with np.load(folder / "data/predictions.npz") as predictions:
+        labels, predicted = predictions["labels"], predictions["predictions"]
+    wrong = int((labels != predicted).sum())
+    assert f"reaches **{100 * (50 - wrong) / 50:.2f} %** on the 50 test images" in text
+    assert f"classifies {50 - wrong} of 50 test images correctly" in text
+    assert f"{metrics['train']['parameters']:,} parameters" in text
+    assert f"| minutes of training, with validation | {90 / 60:.0f} |" in text
+    assert "| images a second, by epoch | 100 to 200 |" in text
+    assert json.loads((folder / "models/model.json").read_text())["sha256"] in text
+    assert f"| commit | {project.git('rev-parse', 'HEAD')[:7]} |" in text
+    assert "| machine | [B](../benchmarks/README.md#machines) |" in text
+    assert "of 32 × 32 pixels" in text and "20 of the training images are held out for validation" in text
+    confusion = pd.read_csv(made / "docs/data/default/confusion.csv")
+    classes = (folder / "data/dataset/classes.txt").read_text().split()
+    expected = np.histogram2d(labels, predicted, bins=[range(11)] * 2)[0].astype(int)
+    assert confusion["images"].to_numpy().reshape(10, 10).tolist() == expected.tolist()
+    assert list(dict.fromkeys(confusion["actual"])) == classes
+    history = pd.read_csv(folder / "plots/train/history.csv")
+    for row in history.itertuples():
+        assert re.search(rf"^\| {row.epoch} \|.* {100 * row.val_accuracy:.1f} % \|$", text, re.MULTILINE)
+
+
+def test_the_page_embeds_the_runs_charts_and_links_lead_somewhere(project, made):
+    text = (made / "docs/default.md").read_text()
+    charts = re.findall(r"!\[[^\]]+\]\((data/default/(\w+)\.svg)\)", text)
+    assert len(charts) == 6
+    for path, name in charts:
+        assert (made / "docs" / path).read_bytes() == (project.folder / f"plots/report/{name}.svg").read_bytes()
+    names = sorted(path.name for path in (made / "docs/data/default").iterdir())
+    assert names == sorted([*finished.COPIED, "confusion.csv", "run.json"])  # no image of the data set
+    assert sum(path.stat().st_size for path in (made / "docs/data/default").iterdir()) < 500_000
+    assert max(map(len, text.split("```")[0].splitlines())) <= 140  # the prose before the network's layers is wrapped
+
+
+def test_made_again_from_its_data_it_has_the_same_bytes(made, monkeypatch):
+    before = (made / "docs/default.md").read_bytes()
+    (made / "docs/default.md").unlink()
+    monkeypatch.chdir(made)
+    command(parse(["page", "default"]))
+    assert (made / "docs/default.md").read_bytes() == before
+    shutil.move("docs/data/default/mistakes.csv", "aside")
+    with pytest.raises(
+        InputError, match=r"docs/data/default/ lacks mistakes.csv; name the folder of a finished run too"
+    ):
+        command(parse(["page", "default"]))
+    shutil.move("aside", "docs/data/default/mistakes.csv")
+
+
+def test_other_runs_than_it_says_are_refused_and_nothing_is_written(project, made, monkeypatch):
+    monkeypatch.chdir(made)
+    before = {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()}
+    for words, message in {
+        "eva4-s8 {run}": r"params.yaml is not eva4-s8 of its commit; name the recipe that it ran, and each",
+        "default {run} -S seed=1": r"params.yaml is not default of its commit",
+        "default {home}": r"is no finished run: download, .* not up to date; run `dvc repro` there",
+        "default nowhere": r"nowhere has no dvc.yaml; name a clone of this project",
+        "default {run} --log nowhere": r"cannot read nowhere: No such file",
+        "default {run} --log params.yaml": r"params.yaml has no line `trained, with validation",
+        "default --machine B": r"-S, --machine and --log tell of a run; name its folder too",
+        "unknown {run}": r"there is no recipe 'unknown'; choose from best, demo,",
+        "fast": r"docs/data/fast/ lacks params.yaml, .*; name the folder of a finished run too",
+    }.items():
+        with pytest.raises(InputError, match=message):
+            command(parse(["page", *words.format(run=project.folder, home=made).split()]))
+    assert {path: path.read_bytes() for path in Path("docs").rglob("*") if path.is_file()} == before
+
+
+def test_a_run_of_code_that_is_in_no_commit_of_this_branch_is_refused(project, tmp_path, monkeypatch):
+    elsewhere = project.clone(tmp_path / "elsewhere")
+    monkeypatch.chdir(project.folder)
+    assert finished.commit_of(elsewhere.folder) == project.git("rev-parse", "HEAD").strip()
+    for name in "stages/train.py", "params.yaml":
+        with open(elsewhere.folder / name, "a") as file:
+            file.write("# changed\n")
+    with pytest.raises(InputError, match=r"elsewhere has changes that are in no commit: stages/train.py; commit them$"):
+        finished.commit_of(elsewhere.folder)
+    elsewhere.git("commit", "--quiet", "--all", "--message=other")
+    with pytest.raises(InputError, match=r"is not in this branch; merge it first"):
+        finished.commit_of(elsewhere.folder)
+
+
+def counts_of(classes: list[str], confused: dict[tuple[str, str], int], right: int = 100) -> pd.DataFrame:
+    table = pd.DataFrame(np.eye(len(classes), dtype=int) * right, classes, classes)
+    for (actual, predicted), images in confused.items():
+        table.loc[actual, predicted] = images
+    return table
+
+
+def test_the_pairs_confused_most_are_named_with_both_directions_together():
+    counts = counts_of(
+        ["a", "b", "c", "d"], {("a", "b"): 3, ("b", "a"): 4, ("c", "a"): 2, ("d", "c"): 1, ("b", "d"): 6}
+    )
+    assert errors.concentration(counts) == (
+        "The pairs confused most are a and b (7), b and d (6) and a and c (2). This is 94\u00a0% of the 16 mistakes, "
+        "on 3 of 6 pairs."
+    )
+
+
+def test_a_direction_is_named_only_if_chance_does_not_explain_it():
+    # of 3 pairs, so a p-value below 0.05 / 3: 2 * (1 + 10) / 2**10 = 0.0215 for 9 of 10, 2 / 2**10 = 0.002 for 10 of 10
+    nine = counts_of(["a", "b", "c"], {("a", "b"): 9, ("b", "a"): 1})
+    assert errors.one_sided(nine) == "No pair of classes is confused in one direction more often than chance explains."
+    ten = counts_of(["a", "b", "c"], {("b", "a"): 10, ("a", "c"): 5, ("c", "a"): 5})
+    assert errors.one_sided(ten) == (
+        "One pair of classes is confused in one direction more often than chance explains: b is taken for a 10 times, "
+        "and the reverse never happens."
+    )
+
+
+def test_animals_and_vehicles_are_told_apart_only_in_cifar10():
+    counts = counts_of(
+        CIFAR10, {("cat", "dog"): 5, ("truck", "ship"): 2, ("ship", "airplane"): 1, ("bird", "airplane"): 2}
+    )
+    assert errors.kinds(counts).replace("\u00a0", " ") == (
+        "5 mistakes confuse two animals (50 %), 3 two vehicles (30 %), and 2 an animal and a vehicle (20 %). If all "
+        "pairs of classes were confused equally often, these shares would be 33 %, 13 % and 53 %."
+    )
+    assert errors.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
+
+
+def test_a_class_is_predicted_too_often_or_too_seldom_only_if_chance_does_not_explain_it():
+    # of 3 classes, so a p-value below 0.05 / 3. b: 10 of 11 mistakes, 2 * (1 + 11) / 2**11 = 0.012. a: 2 / 2**6 = 0.031
+    counts = counts_of(["a", "b", "c"], {("a", "b"): 6, ("c", "b"): 4, ("b", "c"): 1})
+    assert (
+        errors.leanings(counts)
+        == "The network predicts b too often (110 times for 101 images), by more than chance explains."
+    )
+    assert (
+        errors.leanings(counts.T)
+        == "The network predicts b too seldom (101 times for 110 images), by more than chance explains."
+    )
+    fewer = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})
+    assert errors.leanings(fewer) == (
+        "The network predicts no class too often or too seldom by more than chance explains."
+    )
+
+
+def test_the_classes_whose_predictions_are_least_often_right():
+    counts = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})  # 100 of 105, 100 of 101
+    assert errors.precision(counts).replace("\u00a0", " ") == (
+        "Predictions are least often right for b (95.2 %) and c (99.0 %)."
+    )
+
+
+def test_how_sure_the_network_is_of_its_mistakes():
+    said = errors.sureness(pd.DataFrame({"confidence": [0.95, 0.6, 0.91, 0.4, 0.7]}))
+    assert said.replace("\u00a0", " ") == (
+        "Half of the mistakes have a confidence of 70 % or more, and 2 of 5 have more than 90 %."
+    )
+
+
+def test_a_network_without_mistakes_is_said_to_have_none():
+    counts = counts_of(["a", "b"], {})
+    assert errors.paragraphs(counts, pd.DataFrame({"confidence": []})) == [
+        "The network makes no mistake on the test images."
+    ]
+
+
+INTERVAL = "88.71 % to 89.92 %"  # Wilson's, of 8,933 of 10,000
+VERDICTS = {
+    "within": (
+        {"accuracy": 0.8922},
+        "The source states 89.22 %. This run is 0.11 points above the stated accuracy, which lies within the 95 % "
+        f"interval of this run, {INTERVAL}: one run cannot tell the two apart.",
+    ),
+    "below": (
+        {"accuracy": 0.9003, "target": 0.9},
+        "The source asks for at least 90 %, which this run does not reach. It states 90.03 %. This run is 0.70 points "
+        f"below the stated accuracy, which lies above the 95 % interval of this run, {INTERVAL}.",
+    ),
+    "only a target": ({"target": 0.85}, "The source asks for at least 85 %, which this run reaches."),
+    "nothing": ({}, ""),
+}
+
+
+@pytest.mark.parametrize("case", VERDICTS)
+def test_ours_and_the_stated_accuracy_are_compared_as_far_as_one_run_can_tell(case):
+    stated, said = VERDICTS[case]
+    scores = {"accuracy": 0.8933, "images": 10_000}
+    assert page.verdict(scores, stated, "accuracy").replace("\u00a0", " ") == said
+
+
+def test_the_end_of_a_training_is_told_by_its_last_quarter():
+    table = {
+        "epoch": range(1, 9),
+        "val_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.7],
+        "lr": [0.8] * 5 + [0.4, 0.2, 0.1],
+    }
+    assert page.progress(pd.DataFrame(table), "test").replace("\u00a0", " ") == (
+        "From epoch 6 to 8 the test accuracy rose by 10.0 points, while the learning rate went from 0.4 to 0.1. It was "
+        "highest after epoch 7, at 75.00 %."
+    )
+    assert page.progress(pd.DataFrame(table).head(3), "test") == ""
