@@ -253,6 +253,8 @@ WRONG = [
     ("gradcam", MISTAKES, content(b"index,label,predicted\n-1,0,1\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n0,0,cat\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n3,0,0\n"), "belongs to other predictions"),
+    ("export", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
+    ("export", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("report", CARD, entries(lambda card: {"classes": card["classes"]}), f"{CARD} is damaged, network: field required"),
     ("report", CARD, entries(put("classes", list("abcdefghij"))), f"{CARD} names other classes than the data set"),
@@ -320,6 +322,15 @@ def test_a_wrong_input_ends_in_one_line_and_no_file_is_touched(whole, project, c
     assert contents(project) == before
     assert contents(whole) == before_whole, "the cache's copy was written into"
     assert not Path("executed").exists()
+
+
+def test_an_onnx_file_that_does_not_agree_with_the_network_is_not_written(project, monkeypatch, capsys):
+    stage = import_module("stages.export")
+    monkeypatch.setattr(stage, "to_onnx", lambda model: b"another network")
+    monkeypatch.setattr(stage, "run_onnx", lambda content, images: np.zeros((len(images), 10), np.float32))
+    before = contents(project)
+    assert "the ONNX file's logits differ from the network's by up to" in end("export", capsys)
+    assert contents(project) == before
 
 
 BATCH = "cifar-10-batches-py/data_batch_1"
