@@ -53,7 +53,7 @@ def refuse_other_folders(folder: Path) -> None:
         sys.exit(f"error: DEMO is {str(folder)!r}, which is a file; name a folder")
     if not is_demo(target) and target.is_dir() and any(target.iterdir()):
         sys.exit(f"error: DEMO is {str(folder)!r}, which holds files that no demo made; name a new or empty folder")
-    for name in (*COPIED, ".dvc", ".dvc/config.local", "params.yaml"):
+    for name in (*COPIED, ".dvc", ".dvc/config.local", "data", "data/images", "params.yaml"):
         if (target / name).is_symlink():
             sys.exit(f"error: {str(folder / name)!r} is a symbolic link, which no demo makes; remove it")
 

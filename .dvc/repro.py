@@ -28,9 +28,9 @@ def main() -> None:
 
 
 def list_results(folder: Path) -> str:
-    """The report and the pictures in the current folder, which the reader calls `folder`."""
-    pictures = sorted(str(folder / path) for path in Path("plots").glob("*/*.png"))
-    return "\n".join(["", f"Report: {folder / 'report/index.html'}", "", "Pictures:", *pictures])
+    """Where the report and the pictures of the current folder are; the reader calls that folder `folder`."""
+    pictures = len(list(Path("plots").glob("*/*.png")))
+    return f"\nReport: {folder / 'report/index.html'}\nPictures: {pictures} in {folder / 'plots'}/"
 
 
 def leave_out(advice: str) -> None:

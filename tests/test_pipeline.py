@@ -148,13 +148,13 @@ def test_a_second_run_runs_nothing(project):
     assert project.git("status", "--porcelain") == ""
 
 
-def test_make_repro_ends_with_the_accuracy_and_the_pictures_and_advises_no_push_where_there_is_no_remote(project):
+def test_make_repro_ends_with_the_accuracy_and_the_report_and_advises_no_push_where_there_is_no_remote(project):
     (project.folder / "plots/gradcam/correct.png").unlink()
     ended = project.call("make", "--assume-old=.venv/ready", "repro")
     assert ended.returncode == 0, ended.stderr
     accuracy = json.loads((project.folder / "metrics/evaluate.json").read_text())["accuracy"]
     assert f"{accuracy:.5g}"[:6] in ended.stdout and "dvc push" not in ended.stdout
-    assert ended.stdout.endswith("plots/stats/augmented.png\nplots/stats/duplicates.png\nplots/stats/samples.png\n")
+    assert ended.stdout.endswith("\nReport: report/index.html\nPictures: 9 in plots/\n")
     assert project.git("status", "--porcelain") == ""
 
 
@@ -305,7 +305,7 @@ def test_make_fresh_passes_in_a_plain_clone_until_a_param_or_the_code_changes(pl
 
 
 @pytest.mark.parametrize(
-    ("stage", "missing"), [("stats", "data/dataset/train_images.npy"), ("train", "data/dataset/train_images.npy")]
+    ("stage", "missing"), [("stats", "data/dataset/classes.txt"), ("train", "data/dataset/classes.txt")]
 )
 def test_a_stage_without_its_input_says_so_in_one_line(plain_clone, monkeypatch, capsys, stage, missing):
     monkeypatch.chdir(plain_clone.folder)

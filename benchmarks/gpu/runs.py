@@ -137,6 +137,7 @@ def lend_data(lab: Lab, folder: Path, with_rates: bool) -> None:
         data.symlink_to(lab.scratch / "data/data/dataset")
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(lab.scratch / "data/metrics/stats.json", folder / "metrics")
+    shutil.copy(lab.scratch / "data/data/duplicates.csv", folder / "data")
     if with_rates:
         write_json(folder / "metrics/lr_find.json", {"steps": 0})
 
