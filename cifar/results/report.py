@@ -24,7 +24,8 @@ from cifar.system.files import missing, read_json
 from cifar.system.process import InputError, printable
 
 HERE = Path(__file__).parent
-METRICS = "stats", "lr_find", "train", "evaluate"
+METRICS = "stats", "duplicates", "lr_find", "train", "evaluate"
+DUPLICATES = "data/duplicates.csv"  # pairs of a test image and a training image
 CHARTS = {
     "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
     "range_test": Chart(
@@ -81,7 +82,7 @@ class Pictures(NamedTuple):
 def load_run(folder: Path = Path()) -> Run:
     """Raises InputError if a file is missing or damaged."""
     metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in METRICS}
-    tables = {chart.table: read_table(folder / chart.table) for chart in CHARTS.values()}
+    tables = {path: read_table(folder / path) for path in (*(chart.table for chart in CHARTS.values()), DUPLICATES)}
     summary = folder / "models/summary.txt"
     if not summary.is_file():
         raise missing(summary)
@@ -115,6 +116,7 @@ def render(
         labels=_labels(predictions, pictures.test, names),
         log=_log(run.tables["plots/train/history.csv"]),
         data=_data(run, params, pictures, names),
+        duplicates=_duplicates(run, pictures),
         run={
             "params": flat(params),
             "environment": flat(run.card["environment"]),
@@ -142,6 +144,7 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
         "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
         "training": words.training(metrics["train"], params),
         "range_test": words.range_test(metrics["lr_find"], metrics["train"]),
+        "duplicates": words.duplicates(metrics["duplicates"], metrics["evaluate"]),
         "data": words.data(metrics["stats"], run.tables["plots/stats/class_counts.csv"], pictures.train.images),
     }
 
@@ -280,6 +283,25 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
         "pairs": pairs,
         "transforms": words.listed([step["name"] for step in params["augment"]]) if params["augment"] else "",
     }
+
+
+def _duplicates(run: Run, pictures: Pictures) -> dict[str, Any]:
+    """The first pairs of a test image and a training image that are nearly the same."""
+    images = [pictures.test.images, pictures.train.images]
+    table = run.tables[DUPLICATES].head(PAIRS // (2 if max(images[0].shape[1:3]) > LARGE else 1))
+    of_test, of_train = table["test_index"].to_numpy(int), table["train_index"].to_numpy(int)
+    if not all(index.max(initial=-1) < len(of) for index, of in zip((of_test, of_train), images, strict=True)):
+        raise InputError(f"{DUPLICATES} is of other images; run `dvc repro stats`")
+    shown = np.stack([images[0][of_test], images[1][of_train]], axis=1)  # (P, 2, H, W, 3)
+    pairs = [
+        {
+            "numbers": [2 * k, 2 * k + 1],
+            "alternatives": [f"test image {row.test_index}", f"training image {row.train_index}"],
+            "labels": [printable(str(row.test_label)), printable(str(row.train_label))],
+        }
+        for k, row in enumerate(table.itertuples())
+    ]
+    return {"pairs": pairs, "images": image_sheet(shown.reshape(-1, *shown.shape[2:]))}
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
