@@ -17,13 +17,16 @@ export DEMO PARAMS KILLS PYTHON
 # `python -m stages.<name>` finds `stages` in the current folder, where PYTHONSAFEPATH would forbid Python to look.
 unexport PYTHONSAFEPATH
 
-.PHONY: help demo test kills gpu repro experiments mend deps page fresh lint audit
+.PHONY: help demo pictures test kills gpu repro experiments mend deps page fresh lint audit
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-11s  %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/ready ## run the whole pipeline on drawn images, in the folder .demo
 	@python .dvc/demo.py
+
+pictures: .venv/ready ## draw a small folder of pictures into data/images/, to try dataset: folder with
+	@PYTHONPATH=. python .dvc/pictures.py
 
 test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder

@@ -10,7 +10,16 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = "stages", "cifar", "dvc.yaml", ".dvcignore", ".dvc/config", ".dvc/page.html", ".dvc/plots"
+COPIED = (
+    "stages",
+    "cifar",
+    "dvc.yaml",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/page.html",
+    ".dvc/plots",
+    "data/images/README.md",
+)
 SETTINGS = (
     "[core]\n    no_scm = true\n"  # .dvc/config.local of a demo, by which a later `make demo` knows its own folder
 )
@@ -64,6 +73,7 @@ def fill(folder: Path, params: Path) -> None:
             shutil.rmtree(target, ignore_errors=True)
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
+            target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
     shutil.copyfile(params, folder / "params.yaml")
 

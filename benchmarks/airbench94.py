@@ -22,7 +22,7 @@ from benchmarks.throughput import WARM_UP, our_training, random_images, use_plai
 from cifar.config.schema import IMAGE_SIZE, Lookahead
 from cifar.data.splits import Split
 from cifar.nn.inference import normalise
-from cifar.nn.networks import build_network
+from cifar.nn.networks import Task, build_network
 from cifar.system.device import pick_device, pick_precision, prepare
 from cifar.training.averaging import build_average
 
@@ -71,7 +71,7 @@ def airbench94_training(split: Split) -> Callable[[int], None]:
 def airbench94_network() -> nn.Module:
     """Its network, of 1,972,792 parameters, by PyTorch's own layers, the first layer's bias frozen."""
     spec = params_of("fast").model.model_copy(update={"logit_scale": 1 / 9})  # the only difference
-    network = build_network(spec, seed=0)
+    network = build_network(spec, Task(IMAGE_SIZE, 10), seed=0)
     use_plain_layers(network)
     network.prep.requires_grad_(False)
     return network

@@ -34,9 +34,9 @@ def main() -> None:
     prepare(deterministic=True)
     model = load_model()
     network = model.network.to(pick_device())
-    views = predict(network, images, model.mean, model.std, augmentation="flip_shift")
+    views = predict(network, images, model.statistics, augmentation="flip_shift")
     rows = []
-    for by, logits in (("one view", load_predictions(labels).logits), ("flip_shift", views)):
+    for by, logits in (("one view", load_predictions(labels, len(model.classes)).logits), ("flip_shift", views)):
         for name, score in scores(logits, labels).items():
             rows.append({"score": name, "logits": by, **quality(score, is_wrong)})
     report(__file__, rows, wrong=int(is_wrong.sum()), images=len(labels))

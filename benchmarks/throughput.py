@@ -20,16 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from benchmarks.report import STATISTICS, params_of, report, spread, synchronise, turn
-from cifar.config.schema import NoAverage, NoFilter, Params
+from cifar.config.schema import IMAGE_SIZE, NoAverage, NoFilter, Params
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.data.splits import Split
 from cifar.nn.convolutions import Conv3x3
-from cifar.nn.networks import build_network
+from cifar.nn.networks import Task, build_network
 from cifar.nn.norms import ActivatedNorm, NormGELU, NormReLU
 from cifar.system.device import pick_device, pick_precision, prepare
 from cifar.training.trainer import Trainer, TrainerSpec, build_loss, build_trainer, train_epoch
 
+CLASSES = 10
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps
 
@@ -76,7 +77,9 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, by the plain loop."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.allow_tf32 = False  # else float32 is not float32 on a GPU
-    network = build_network(params.model, seed=0).to(device, memory_format=torch.contiguous_format)
+    network = build_network(params.model, Task(IMAGE_SIZE, CLASSES), seed=0).to(
+        device, memory_format=torch.contiguous_format
+    )
     use_plain_layers(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
     loss_of = build_loss(params.loss)
@@ -101,6 +104,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
         average=NoAverage(name="none"), filter=NoFilter(name="none"),
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
         steps=1, precision=params.precision, compile=params.compile, shards=params.shards, seed=0,
+        classes=CLASSES,
     )  # fmt: skip
     return build_trainer(spec, STATISTICS, images)
 
@@ -108,7 +112,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
 def our_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, as the pipeline does."""
     prepare(params.deterministic)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean)
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean, 32)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
     batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)

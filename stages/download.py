@@ -1,4 +1,4 @@
-"""Obtain the data set: CIFAR-10 from disk or the network, or shapes drawn on the spot.
+"""Obtain the data set: CIFAR-10 from disk or the network, your own pictures, or shapes drawn on the spot.
 
 Writes data/dataset/, which every other stage reads: images and labels as arrays, class names as text.
 """
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from cifar.config.params import load_params
 from cifar.data.archive import find_dataset
+from cifar.data.folder import IMAGES, build_splits, list_images, save_names
 from cifar.data.shapes import CLASSES, draw_split
 from cifar.data.splits import FOLDER, save_classes, save_split
 from cifar.system.files import write_array
-from cifar.system.process import run
+from cifar.system.process import progress, run
 
 
 def main() -> None:
@@ -26,6 +27,14 @@ def main() -> None:
         (train, test, classes), source, skipped = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
         notes = f"; skipped {', '.join(skipped)}" if skipped else ""
         source = f"from {source}{notes}"
+    elif params.dataset == "folder":
+        listing = list_images(IMAGES, test_share=params.folder.test_share, seed=params.seed)
+        classes, total = listing.classes, sum(map(len, [*listing.train.values(), *listing.test.values()]))
+        bar = progress(None, total, "read", "img")
+        train, test = build_splits(listing, params.folder.size, bar.update)
+        save_names("train", train)
+        save_names("test", test)
+        source = f"of {params.folder.size}x{params.folder.size} pixels in {len(classes)} classes from {IMAGES}/"
     else:
         train, train_masks = draw_split(params.shapes.train, params.seed, "train")
         test, test_masks = draw_split(params.shapes.test, params.seed, "test")

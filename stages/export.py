@@ -11,7 +11,7 @@ start_stage(__name__)
 from cifar.data.splits import load_classes, load_split
 from cifar.nn.exported import compare, run_onnx, to_onnx
 from cifar.nn.inference import predict
-from cifar.nn.saved import FOLDER, check_classes, load_model
+from cifar.nn.saved import FOLDER, check_fits, load_model
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import replacing, write_json
 from cifar.system.process import run
@@ -22,8 +22,8 @@ FILE = FOLDER / "model.onnx"
 def main() -> None:
     prepare(deterministic=True)
     model = load_model()
-    check_classes(model, load_classes())
     images = load_split("test").images
+    check_fits(model, load_classes(), images.shape[1])
 
     content = to_onnx(model, size=images.shape[1])
     logits = predict(model.network.to(pick_device()), images, model.statistics)

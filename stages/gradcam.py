@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cifar.config.params import load_params
 from cifar.data.splits import load_classes, load_split
-from cifar.nn.saved import check_classes, load_model
+from cifar.nn.saved import check_fits, load_model
 from cifar.results.captions import CORRECT_COLOURS, MISTAKE_COLOURS, prediction_captions
 from cifar.results.gradcam import heatmap_strips, legend, map_mistakes
 from cifar.results.heatmaps import HEATMAPS, save_heatmaps
@@ -28,9 +28,9 @@ TILES_ACROSS = 10  # images and heatmaps in a row, at most
 def main() -> None:
     params = load_params("gradcam")
     model = load_model()
-    check_classes(model, load_classes())
     test = load_split("test")
-    predictions = load_predictions(test.labels)
+    check_fits(model, load_classes(), test.images.shape[1])
+    predictions = load_predictions(test.labels, len(model.classes))
     columns = TILES_ACROSS // (1 + len(params.gradcam.layers))
 
     for name, indices, colours in (

@@ -15,7 +15,7 @@ from cifar.config.params import load_params
 from cifar.config.schema import NoAverage, NoFilter
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
-from cifar.data.splits import hold_out, load_split, load_statistics
+from cifar.data.splits import hold_out, load_classes, load_split, load_statistics
 from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
@@ -32,17 +32,19 @@ def main() -> None:
     launch(params.shards)
     test = params.lr_find
     prepare(params.deterministic)
-    train = load_split("train")
+    train, classes = load_split("train"), load_classes()
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     check_shards(params.shards, len(train.labels), params.batch_size)
     statistics = load_statistics()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
+    size = train.images.shape[1]
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean, size)
 
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss,
         average=NoAverage(name="none"), filter=NoFilter(name="none"),
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
         steps=test.steps, precision=params.precision, compile=False, shards=params.shards, seed=params.seed,
+        classes=len(classes),
     )  # fmt: skip
     trainer = build_trainer(spec, statistics, train.images)
     batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)

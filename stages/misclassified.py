@@ -37,7 +37,7 @@ def main() -> None:
     params = load_params("misclassified")
     classes = load_classes()
     images, labels = load_split("test")
-    predictions = load_predictions(labels)
+    predictions = load_predictions(labels, len(classes))
     mistakes, correct = find_mistakes(predictions), find_correct(predictions)
     pairs = confused_pairs(predictions, classes)
 

@@ -28,13 +28,15 @@ FOLDER = Path("plots/report")
 def main() -> None:
     params = load_params("report")
     train, test = load_split("train"), load_split("test")
-    predictions = load_predictions(test.labels)
+    classes = load_classes()
+    predictions = load_predictions(test.labels, len(classes))
     results = load_run()
-    if results.card.get("classes") != load_classes():
+    if results.card.get("classes") != classes:
         raise InputError("models/model.json names other classes than the data set; run `dvc repro train`")
 
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], load_statistics().mean)
+    augment = [(step.name, step.arguments) for step in params.augment]
+    policy = build_policy(augment, load_statistics().mean, train.images.shape[1])
     originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)
     heatmaps = load_heatmaps(predictions, test.images.shape[1:3])
     pictures = Pictures(train, originals, augmented, test, heatmaps)

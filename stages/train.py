@@ -36,14 +36,15 @@ def main() -> None:
     prepare(params.deterministic)
     train, val = load_train_and_val(params.val_size, params.seed)
     check_shards(params.shards, len(train.labels), params.batch_size, share=getattr(params.filter, "share", 1.0))
-    classes, statistics = load_classes(), load_statistics()
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean)
+    classes, statistics, size = load_classes(), load_statistics(), train.images.shape[1]
+    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean, size)
 
     epoch_steps = math.ceil(len(train.labels) / params.batch_size)
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss, average=params.average, filter=params.filter,
         regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1, shards=params.shards,
         steps=params.epochs * epoch_steps, precision=params.precision, compile=params.compile, seed=params.seed,
+        classes=len(classes),
     )  # fmt: skip
     trainer = build_trainer(spec, statistics, train.images)
     image_filter = build_filter(spec, statistics, train.images)
@@ -56,9 +57,8 @@ def main() -> None:
     checkpoints = Checkpoints(f"train-{fingerprint('train', params.values())}", machine, carries_on())
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
     loop = LoopSpec(
-        train=train, val=val, batches=batches, schedule=schedule,
-        train_scores=params.train_scores, select=params.select,
-    )  # fmt: skip
+        train=train, val=val, batches=batches, schedule=schedule, train_scores=params.train_scores, select=params.select
+    )
     record = fit(trainer, image_filter, loop, checkpoints)
     leave_to_first()
 
@@ -66,8 +66,8 @@ def main() -> None:
     if params.select == "best":
         network.load_state_dict(record.best_weights)
         scores = record.history[record.best_epoch]
-    write_text(FOLDER / "summary.txt", summary(network))
-    save_model(Model(network, statistics, classes), params.model, machine, trained_on=checkpoints.trained_on)
+    write_text(FOLDER / "summary.txt", summary(network, size))
+    save_model(Model(network, statistics, classes, size), params.model, machine, trained_on=checkpoints.trained_on)
     parameters = sum(weights.numel() for weights in network.parameters())
     counts = {"parameters": parameters, "train_images": len(train.labels), "val_images": len(val.labels)}
     scores = {name: value for name, value in scores.items() if name != "lr"}

@@ -25,6 +25,7 @@ TREE = [
     ".dvc/repro.py",
     ".dvc/plots",
     "Makefile",
+    "data/images/README.md",
 ]
 TINY = {
     "dataset": "shapes",

@@ -15,8 +15,10 @@ from cifar.config.schema import (
     SGDSpec,
 )
 from cifar.data.splits import Statistics
+from cifar.nn.networks import Task
 from cifar.training.trainer import TrainerSpec
 
+CIFAR = Task(size=32, classes=10)
 STATISTICS = Statistics((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 GREY = Statistics((0.5,) * 3, (0.25,) * 3)
 
@@ -49,6 +51,6 @@ def trainer_spec(**changes: Any) -> TrainerSpec:
     values = {
         "model": CUSTOM_RESNET, "optimizer": SGD, "loss": LOSS, "steps": 1, "seed": 0, "precision": "fp32",
         "average": NoAverage(name="none"), "filter": NoFilter(name="none"), "compile": False,
-        "regularise": "all", "shards": 1, "bias_lr_factor": 1.0, "l1": 0.0,
+        "regularise": "all", "shards": 1, "classes": 10, "bias_lr_factor": 1.0, "l1": 0.0,
     }  # fmt: skip
     return TrainerSpec(**values | changes)

@@ -13,7 +13,7 @@ from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, log_loss, top_k_accuracy_score
-from specs import AIRNET, changed
+from specs import AIRNET, CIFAR, changed
 
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split, Statistics, load_split, save_classes, save_split
@@ -47,7 +47,8 @@ def evaluated(tmp_path_factory) -> tuple[Path, Split, np.ndarray]:
     test = Split(random.integers(0, 256, (40, 32, 32, 3), np.uint8), (np.arange(40) % 10).astype(np.uint8))
     save_split("test", test, folder / "data/dataset")
     save_classes(CLASSES, folder / "data/dataset")
-    network = build_network(AIRNET, seed=0)
+    (folder / "data/duplicates.csv").write_text("test_index,train_index\n")
+    network = build_network(AIRNET, CIFAR, seed=0)
     save_model(Model(network, STATISTICS, CLASSES), AIRNET, {}, folder=folder / "models")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -82,7 +83,7 @@ def test_evaluate_writes_the_figures_of_scikit_learn(evaluated):
 
 def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
     air = changed(AIRNET, whitening_bias={"start": "random"})
-    network, images = build_network(air, seed=0), load_split("test").images
+    network, images = build_network(air, CIFAR, seed=0), load_split("test").images
     save_model(Model(network, STATISTICS, CLASSES), air, {})
     alone = predict(network, images, STATISTICS).argmax(1)
     labels = predict(network, images, STATISTICS, augmentation="flip_shift").argmax(1).astype(np.uint8)
@@ -94,6 +95,17 @@ def test_test_time_augmentation_adds_a_score_and_changes_nothing_else(project):
     assert (figures["tta_accuracy"], figures["accuracy"]) == (1.0, np.mean(alone == labels))
     with np.load("data/predictions.npz") as saved:
         assert np.array_equal(saved["predictions"], alone)
+
+
+def test_the_accuracy_without_duplicates_is_that_of_the_other_images(project, evaluated):
+    _, test, logits = evaluated
+    is_right = logits.argmax(1) == test.labels
+    duplicates = [*np.flatnonzero(is_right)[:1], *np.flatnonzero(~is_right)[:5]]
+    Path("data/duplicates.csv").write_text("test_index\n" + "".join(f"{k}\n" for k in (*duplicates, duplicates[0])))
+    evaluate.main()
+    figures = json.loads(Path("metrics/evaluate.json").read_text())
+    assert figures["accuracy_without_duplicates"] == np.delete(is_right, duplicates).mean()
+    assert figures["accuracy"] == is_right.mean()
 
 
 def test_evaluate_writes_tables_and_predictions(evaluated):

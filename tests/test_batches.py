@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cifar.data.batches import feed, training_batches
+from cifar.data.batches import feed, source_of, training_batches
 from cifar.data.policy import build_policy
 from cifar.data.splits import Batch, Split
 from cifar.system.process import InputError
@@ -24,7 +24,7 @@ def test_epoch_shows_every_image_once_in_an_order_of_its_own():
     images = np.zeros((50, 32, 32, 3), np.uint8)
     images[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
     split = Split(images, (np.arange(50) % 10).astype(np.uint8))
-    batches_of = feed(split, build_policy([], MEAN), torch.device("cpu"), batch_size=16, seed=3)
+    batches_of = feed(split, build_policy([], MEAN, 32), torch.device("cpu"), batch_size=16, seed=3)
     orders = []
     for epoch in (0, 1):
         batches = list(batches_of(epoch))
@@ -42,11 +42,11 @@ def test_epoch_shows_every_image_once_in_an_order_of_its_own():
 def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (70, 32, 32, 3), np.uint8), random.integers(0, 10, 70, np.uint8)
-    split, policy = Split(images, labels), build_policy(transforms, MEAN)
+    split, policy = Split(images, labels), build_policy(transforms, MEAN, 32)
     expected = list(feed(split, policy, CPU, batch_size=16, seed=3)(2))
     whole = Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
     for workers in (1, 2):
-        found = list(training_batches(whole, policy, epoch=2, batch_size=16, seed=3, workers=workers))
+        found = list(training_batches(source_of(whole), policy, epoch=2, batch_size=16, seed=3, workers=workers))
         assert len(found) == len(expected) == 5
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
@@ -56,11 +56,11 @@ def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
 def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
     reflected = {"padding": 12, "border_mode": "BORDER_REFLECT_101"}
-    policy = build_policy([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN)
+    policy = build_policy([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN, 32)
     with pytest.raises(InputError) as caught:
         list(
             training_batches(
-                Batch(images, torch.zeros(4).long()), policy, epoch=0, batch_size=2, seed=0, workers=workers
+                source_of(Batch(images, torch.zeros(4).long())), policy, epoch=0, batch_size=2, seed=0, workers=workers
             )
         )
     assert str(caught.value) == "augment does not work on 8 x 8 x 3: it is too small to reflect 12 pixels"
@@ -69,14 +69,14 @@ def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers)
 TRAINER = """
 import os, time, torch
 from cifar.data.policy import build_policy
-from cifar.data.batches import training_batches
+from cifar.data.batches import source_of, training_batches
 from cifar.system.process import run
 from cifar.data.splits import Batch
 
 def main():
     images, labels = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), torch.zeros(400).long()
-    policy = build_policy([("Rotate", {{}})], [0.5] * 3)
-    batches = training_batches(Batch(images, labels), policy, epoch=0, batch_size=2, seed=0, workers=2)
+    policy = build_policy([("Rotate", {{}})], [0.5] * 3, 32)
+    batches = training_batches(source_of(Batch(images, labels)), policy, epoch=0, batch_size=2, seed=0, workers=2)
     {main}
 
 run(main)
@@ -120,4 +120,10 @@ def test_a_bug_ends_the_workers_too():
 def test_on_a_processor_no_other_process_helps():
     split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.uint8))
     for transforms in ([], [("Rotate", {})]):
-        assert feed(split, build_policy(transforms, MEAN), CPU, batch_size=2, seed=0).keywords["workers"] == 0
+        assert feed(split, build_policy(transforms, MEAN, 32), CPU, batch_size=2, seed=0).keywords["workers"] == 0
+
+
+def test_there_must_be_as_many_images_as_a_batch_has():
+    split = Split(np.zeros((20, 32, 32, 3), np.uint8), np.zeros(20, np.uint8))
+    with pytest.raises(InputError, match="batch_size is 21, it must be at most the 20 images left to train on"):
+        feed(split, build_policy([], MEAN, 32), CPU, batch_size=21, seed=0)

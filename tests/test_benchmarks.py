@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from dvc.utils.hydra import apply_overrides
+from specs import CIFAR
 from torch import Tensor, nn
 
 from benchmarks import airbench94, throughput
@@ -31,7 +32,7 @@ def logits_and_gradients(network: nn.Module) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("recipe", [*RECIPES, "fast"])
 def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_layers(recipe, monkeypatch):
     model = params_of(recipe).model
-    ours, plain = (build_network(model, SEED) for _ in range(2))
+    ours, plain = (build_network(model, CIFAR, SEED) for _ in range(2))
     logits, gradients = logits_and_gradients(ours)
     for ours_alone in ("cifar.nn.winograd.WinogradConv.apply", "cifar.nn.norms._ActivatedNorm.apply"):
         monkeypatch.setattr(ours_alone, None)  # fails if it is called

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from specs import AIRNET
+from specs import AIRNET, CIFAR
 
 from cifar.__main__ import main
 from cifar.data.splits import Statistics
@@ -26,7 +26,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    network = build_network(AIRNET, seed=0).eval()
+    network = build_network(AIRNET, CIFAR, seed=0).eval()
     with torch.no_grad():
         network.linear.weight.mul_(40)  # apart from each other, as after training
     return Model(network, Statistics(MEAN, STD), CLASSES)

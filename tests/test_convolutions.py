@@ -48,6 +48,18 @@ def test_equals_direct_convolution_and_pooling(size):
         assert (found - expected).abs().max() < 3e-5 * expected.abs().max()
 
 
+def test_equals_pooling_of_maps_with_more_pixels_than_16_bits_number():
+    torch.manual_seed(0)
+    ours = Conv3x3(32, 8, bias=True, pool=2)
+    images, cotangent = torch.randn(1, 32, 196, 196), torch.randn(1, 8, 98, 98)
+    pooled = run(ours, images, cotangent)
+    direct = torch.nn.Conv2d(32, 8, 3, padding=1)
+    direct.load_state_dict(ours.state_dict())
+    expected = run(torch.nn.Sequential(direct, torch.nn.MaxPool2d(2)), images, cotangent)
+    for found, wanted in zip(pooled, expected, strict=True):
+        assert (found - wanted).abs().max() < 3e-5 * wanted.abs().max()
+
+
 def test_does_not_touch_its_input():
     images = torch.randn(2, 32, 8, 8)
     before = images.clone()

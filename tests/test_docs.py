@@ -13,6 +13,7 @@ import pytest
 import torch
 from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+from specs import CIFAR
 
 from cifar.config.params import check_params, read_yaml
 from cifar.nn.networks import build_network
@@ -159,7 +160,7 @@ def test_readmes_table_of_recipes_equals_the_recipes():
     for name, _, parameters, epochs, *_ in table:
         recipe = check_params(read_yaml(ROOT / f"recipes/{name}.yaml"), name)
         with torch.device("meta"):  # shapes only, no numbers
-            network = build_network(recipe.model, seed=0)
+            network = build_network(recipe.model, CIFAR, seed=0)
         count = sum(weights.numel() for weights in network.parameters())
         assert (f"{count:,}", str(recipe.epochs)) == (parameters, epochs), name
 

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from projects import ROOT
-from specs import AIRNET, CUSTOM_RESNET, RESNET18, STATISTICS, changed
+from specs import AIRNET, CIFAR, CUSTOM_RESNET, RESNET18, STATISTICS, changed
 from torch import nn
 
 from cifar.nn.exported import compare, to_onnx
@@ -32,7 +32,7 @@ OPERATORS = {
 
 def trained(spec) -> Model:
     """A model whose norms have other statistics, weights and biases than new ones, as after training."""
-    network = build_network(spec, seed=0).eval()
+    network = build_network(spec, CIFAR, seed=0).eval()
     random = torch.Generator().manual_seed(1)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

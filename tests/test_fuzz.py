@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from specs import AIRNET, GREY
+from specs import AIRNET, CIFAR, GREY
 
 from cifar.config.params import check_params, read_section, read_yaml
 from cifar.data.splits import load_classes, load_statistics, save_classes
@@ -83,7 +83,7 @@ def whole_images(path: Path) -> Callable[[], object]:
 
 def whole_predictions(path: Path) -> Callable[[], object]:
     save_predictions(Predictions(np.eye(6, 10, dtype=np.float32), LABELS, LABELS), path)
-    return lambda: load_predictions(LABELS, path)
+    return lambda: load_predictions(LABELS, 10, path)
 
 
 def whole_mistakes(path: Path) -> Callable[[], object]:
@@ -109,7 +109,9 @@ def whole_suggestion(path: Path) -> Callable[[], object]:
 
 
 def save_tiny_model(folder: Path) -> None:
-    save_model(Model(build_network(AIRNET, seed=0), GREY, list("abcdefghij")), AIRNET, {"threads": 1}, folder=folder)
+    save_model(
+        Model(build_network(AIRNET, CIFAR, seed=0), GREY, list("abcdefghij")), AIRNET, {"threads": 1}, folder=folder
+    )
 
 
 def whole_card(path: Path) -> Callable[[], object]:

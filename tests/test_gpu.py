@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from cifar.config.params import check_params, read_yaml
 from cifar.config.schema import Params
-from cifar.data.batches import EpochBatches
+from cifar.data.batches import EpochBatches, source_of
 from cifar.data.policy import build_policy
 from cifar.data.splits import Batch
 from cifar.nn.inference import views
@@ -115,10 +115,10 @@ def test_training_never_waits_for_the_gpu(gpu, monkeypatch, path):
                                                       "hole_width_range": [2, 4], "fill": "mean"})],
 ])  # fmt: skip
 def test_batches_are_made_where_the_images_lie(gpu, transforms):
-    policy = build_policy(transforms, STATISTICS.mean)
+    policy = build_policy(transforms, STATISTICS.mean, 32)
     assert policy.is_batched
     with gpu():
-        batches = EpochBatches(blank_batch(GPU), policy, 1, batch_size=20, seed=0)
+        batches = EpochBatches(source_of(blank_batch(GPU)), policy, 1, batch_size=20, seed=0)
         for size, batch in zip((20, 12), (batches[0], batches[1]), strict=True):
             assert batch.images.device == batch.labels.device == GPU
             assert batch.images.shape == (size, 32, 32, 3) and batch.images.dtype == torch.uint8

@@ -7,7 +7,7 @@ import pytest
 import torch
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from specs import CUSTOM_RESNET, GREY, RESNET18, SGD, changed, trainer_spec
+from specs import CIFAR, CUSTOM_RESNET, GREY, RESNET18, SGD, changed, trainer_spec
 from torch import Tensor, nn
 
 from benchmarks.pointing import hit_rates
@@ -38,7 +38,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module", params=["fresh", "trained"])
 def network(request, images) -> nn.Module:
-    network = build_network(CUSTOM_RESNET, seed=1)
+    network = build_network(CUSTOM_RESNET, CIFAR, seed=1)
     if request.param == "trained":  # a few steps, which give the norms their statistics
         optimizer = torch.optim.SGD(network.parameters(), lr=0.02, momentum=0.9)
         for _ in range(3):
@@ -61,7 +61,7 @@ def test_heatmaps_are_those_of_the_package_grad_cam(network, images, layer, meth
 @pytest.mark.parametrize("method", METHODS)
 def test_a_layer_that_a_relu_then_overwrites_is_explained_as_it_was(images, method):
     """The oracle reads what the ReLU left in the layer's place; asked of a copy without such a ReLU, it agrees."""
-    network = build_network(RESNET18, seed=1).eval()
+    network = build_network(RESNET18, CIFAR, seed=1).eval()
     untouched = copy.deepcopy(network)
     assert network.prep[2].inplace
     untouched.prep[2].inplace = False
@@ -166,7 +166,7 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     test, masks = draw_split(300, 0, "test")
     spec = trainer_spec(optimizer=changed(SGD, weight_decay=0.0), precision="auto")
     trainer = build_trainer(spec, GREY, train.images)
-    batches = feed(train, build_policy([], GREY.mean), trainer.device, batch_size=64, seed=0)(0)
+    batches = feed(train, build_policy([], GREY.mean, 32), trainer.device, batch_size=64, seed=0)(0)
     lrs = one_cycle(50, 20, "linear", start=0.01, top=0.1, end=0.01)
     list(train_epoch(trainer, batches, lrs, [0.9] * 50, first_step=0))
     return trainer, test.images, masks

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from specs import CUSTOM_RESNET, STATISTICS
+from specs import CIFAR, CUSTOM_RESNET, STATISTICS
 
 from cifar.data.splits import Statistics
 from cifar.nn.inference import normalise, predict, views
@@ -17,7 +17,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture
 def network() -> torch.nn.Module:
-    return build_network(CUSTOM_RESNET, seed=0)
+    return build_network(CUSTOM_RESNET, CIFAR, seed=0)
 
 
 def test_normalised_images_have_mean_0_and_deviation_1():

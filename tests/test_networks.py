@@ -8,18 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from specs import AIRNET, CUSTOM_RESNET, RESNET18, changed
+from specs import AIRNET, CIFAR, CUSTOM_RESNET, RESNET18, changed
 from torch import Tensor
 from torch.nn import Conv2d, GroupNorm
 
 from cifar.config.schema import LAYERS, ModelSpec, ResNet18Spec
-from cifar.nn.networks import build_network, whitening_filters
+from cifar.nn.networks import Task, build_network, whitening_filters
 from cifar.nn.norms import build_norm
 
 
 def shuffled_network(spec: ModelSpec) -> torch.nn.Module:
     """A network in eval mode whose every weight and statistic is drawn, so that a mistaken one shows."""
-    network = build_network(spec, seed=0).eval()
+    network = build_network(spec, CIFAR, seed=0).eval()
     generator = torch.Generator().manual_seed(5)
     for name, value in network.state_dict().items():
         if "running_var" in name:
@@ -35,7 +35,7 @@ def images() -> Tensor:
 
 
 def test_it_has_6_574_090_parameters():
-    network = build_network(CUSTOM_RESNET, seed=0)
+    network = build_network(CUSTOM_RESNET, CIFAR, seed=0)
     assert sum(weights.numel() for weights in network.parameters()) == 6_574_090
     biases = [
         len(module.bias)
@@ -43,6 +43,39 @@ def test_it_has_6_574_090_parameters():
         if getattr(module, "kernel_size", 0) == (3, 3) and module.bias is not None
     ]
     assert biases == [64, 128, 256, 512]  # of the four plain convolutions
+
+
+EVA6 = changed(RESNET18, pool=2)
+
+
+@pytest.mark.parametrize("size", [16, 33, 48, 96])
+@pytest.mark.parametrize(("spec", "classes"), [(CUSTOM_RESNET, 2), (RESNET18, 3), (EVA6, 300), (AIRNET, 7)])
+def test_images_of_any_size_give_logits_of_any_number_of_classes(spec, classes, size):
+    network = build_network(spec, Task(size, classes), seed=0).eval()
+    with torch.no_grad():
+        assert network(torch.randn(2, 3, size, size)).shape == (2, classes)
+
+
+@pytest.mark.parametrize(("spec", "features"), [(CUSTOM_RESNET, 512), (RESNET18, 512), (EVA6, 4 * 512), (AIRNET, 8)])
+def test_only_the_classifier_depends_on_the_classes_and_nothing_on_the_size(spec, features):
+    shapes = [
+        {name: tuple(value.shape) for name, value in build_network(spec, task, seed=0).state_dict().items()}
+        for task in (CIFAR, Task(32, 300), Task(80, 10))
+    ]
+    assert shapes[0] == shapes[2]
+    changed = {name: (shape, shapes[1][name]) for name, shape in shapes[0].items() if shape != shapes[1][name]}
+    assert changed.pop("linear.weight") == ((10, features), (300, features))
+    assert changed in ({}, {"linear.bias": ((10,), (300,))})
+
+
+@pytest.mark.parametrize("size", [32, 48, 56, 80, 256])
+def test_the_last_pooling_covers_the_map_and_leaves_as_many_features_as_at_32_pixels(size):
+    pool = build_network(EVA6, Task(size, 10), seed=0).pool
+    maps = torch.randn(1, 2, size // 8, size // 8)
+    assert torch.allclose(pool(maps), F.adaptive_avg_pool2d(maps, 2), atol=1e-6)
+    assert build_network(CUSTOM_RESNET, Task(size, 10), seed=0).pool(maps).flatten().tolist() == (
+        maps.amax((2, 3)).flatten().tolist()
+    )
 
 
 @pytest.mark.parametrize("is_training", [False, True])
@@ -99,7 +132,7 @@ def published_resnet18(spec: ResNet18Spec) -> torch.nn.Module:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_resnet18_is_torchvisions_with_the_stem_of_small_images(name, images):
     spec, count = VARIANTS[name]
-    ours, theirs = build_network(spec, seed=0), published_resnet18(spec)
+    ours, theirs = build_network(spec, CIFAR, seed=0), published_resnet18(spec)
     assert sum(weights.numel() for weights in ours.parameters()) == count
     generator = torch.Generator().manual_seed(5)
     state = {key: value.clone() for key, value in ours.state_dict().items()}
@@ -161,7 +194,7 @@ def test_airnet_is_its_description_written_out(name, is_training, images):
 
 
 def test_airnets_whitening_and_norm_weights_are_not_trained():
-    network = build_network(AIRNETS["airbench94"][0], seed=0)
+    network = build_network(AIRNETS["airbench94"][0], CIFAR, seed=0)
     frozen = {name for name, value in network.named_parameters() if not value.requires_grad}
     norms = {f"layer{i}.norms.{j}.weight" for i in (1, 2, 3) for j in (0, 1)}
     assert frozen == {"prep.0.weight"} | norms
@@ -169,7 +202,7 @@ def test_airnets_whitening_and_norm_weights_are_not_trained():
 
 def test_the_bias_of_the_whitening_starts_at_0_or_at_random():
     zero, bias = (
-        build_network(changed(AIRNET, whitening_bias={"start": start}), seed=0).prep[0].bias
+        build_network(changed(AIRNET, whitening_bias={"start": start}), CIFAR, seed=0).prep[0].bias
         for start in ("zero", "random")
     )
     assert not zero.any()
@@ -177,7 +210,7 @@ def test_the_bias_of_the_whitening_starts_at_0_or_at_random():
 
 
 def test_airnets_convolutions_start_as_the_identity():
-    network = build_network(AIRNETS["airbench94"][0], seed=0)
+    network = build_network(AIRNETS["airbench94"][0], CIFAR, seed=0)
     x = torch.randn(2, 24, 8, 8)
     assert torch.allclose(network.layer1.convs[0](x)[:, :24], F.max_pool2d(x, 2), atol=1e-5)
     x = torch.randn(2, 256, 8, 8)
@@ -206,7 +239,7 @@ def test_logit_scale_scales_the_logits(images):
 def test_initial_weights_come_from_the_seed_alone():
     torch.manual_seed(99)
     state = torch.get_rng_state()
-    first, again, other = (build_network(CUSTOM_RESNET, seed) for seed in (7, 7, 8))
+    first, again, other = (build_network(CUSTOM_RESNET, CIFAR, seed) for seed in (7, 7, 8))
     assert torch.equal(torch.get_rng_state(), state)
     for (name, ours), same, another in zip(
         first.named_parameters(), again.parameters(), other.parameters(), strict=True
@@ -217,7 +250,7 @@ def test_initial_weights_come_from_the_seed_alone():
 
 
 def test_initial_weights_are_pytorchs_default():
-    for name, weights in build_network(CUSTOM_RESNET, seed=0).named_parameters():
+    for name, weights in build_network(CUSTOM_RESNET, CIFAR, seed=0).named_parameters():
         if weights.dim() > 1:  # uniform in ±1/√fan_in
             bound = 1 / math.sqrt(weights[0].numel())
             assert weights.abs().max() <= bound, name
@@ -225,7 +258,7 @@ def test_initial_weights_are_pytorchs_default():
 
 
 def test_layers_are_submodules_from_shallow_to_deep(images):
-    network = build_network(CUSTOM_RESNET, seed=0).eval()
+    network = build_network(CUSTOM_RESNET, CIFAR, seed=0).eval()
     sizes = []
     for layer in LAYERS["custom_resnet"]:
         network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: sizes.append(output.shape))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from specs import ADAM, AIRNET, MUON, SGD, changed
+from specs import ADAM, AIRNET, CIFAR, MUON, SGD, changed
 from torch import nn
 
 from cifar.nn.networks import build_network
@@ -103,7 +103,7 @@ def test_muon_moves_the_filters_and_sgd_the_rest():
 
 def test_the_bias_of_airnets_whitening_has_a_rate_of_its_own_while_it_is_trained():
     for epochs, factor, expected in (3, 2.0, [2.0]), (3, 64.0, [64.0]), (0, 2.0, []):
-        network = build_network(changed(AIRNET, whitening_bias={"epochs": epochs, "lr_factor": factor}), seed=0)
+        network = build_network(changed(AIRNET, whitening_bias={"epochs": epochs, "lr_factor": factor}), CIFAR, seed=0)
         rates = {"bias_lr_factor": 64.0, "lr_factors": network.lr_factors()}
         sgd, _ = build_optimizers(network, MUON, regularise="all", **rates)
         factors = {id(parameter): group["lr_factor"] for group in sgd.param_groups for parameter in group["params"]}

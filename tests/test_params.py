@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from specs import CIFAR
 
 from cifar.config.params import check_params, load_params, read_yaml
 from cifar.config.schema import LAYERS, ModelSpec, Params
@@ -164,7 +165,7 @@ WRONG_PARAMS = [
     ({"lr_max": "search"}, "lr_max is 'search', allowed: a number above 0, or find for the range test's suggestion"),
     ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
     # an unknown word
-    ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10' or 'shapes'"),
+    ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10', 'shapes' or 'folder'"),
     ({"model__name": "resnet50"}, "model.name is 'resnet50', allowed: 'airnet', 'custom_resnet', 'resnet18'"),
     (
         {"model": AIRNET | {"whitening_bias": {"start": "one", "epochs": 3, "lr_factor": 1.0}}},
@@ -312,7 +313,7 @@ def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):
         ("epochs: [1\n", "error: params.yaml is not valid YAML, line 2: expected ',' or ']', but got '<stream end>'\n"),
         (
             "dataset: |\n  two\n  lines\n",
-            "error: params.yaml: dataset is 'two\\nlines\\n', it must be 'cifar10' or 'shapes'\n",
+            "error: params.yaml: dataset is 'two\\nlines\\n', it must be 'cifar10', 'shapes' or 'folder'\n",
         ),
     ],
 )
@@ -368,7 +369,7 @@ def test_the_layers_named_for_grad_cam_are_the_networks_own():
     assert {type(spec) for spec in specs} == NETWORKS.keys()
     assert {spec.name for spec in specs} == LAYERS.keys()
     for spec in specs:
-        assert set(LAYERS[spec.name]) <= set(dict(build_network(spec, seed=0).named_children()))
+        assert set(LAYERS[spec.name]) <= set(dict(build_network(spec, CIFAR, seed=0).named_children()))
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()

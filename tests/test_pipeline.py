@@ -137,9 +137,9 @@ def test_each_stage_reads_the_artifacts_that_it_declares_and_no_others(project):
         read = {path for path in read if not path.startswith(own)}
         artifacts = {path for path in read if path.startswith(("data/", "models/", "metrics/", "plots/"))}
         assert {path for path in artifacts if not any(f"{path}/".startswith(f"{dep}/") for dep in deps)} == set(), stage
-        # Rust reads the weights, unseen by the spy.
+        # Rust reads the weights, unseen by the spy. `download` reads pictures with `dataset: folder` only.
         unread = {dep for dep in deps if not any(f"{path}/".startswith(f"{dep}/") for path in artifacts)}
-        assert unread - {"models/model.safetensors"} == set(), stage
+        assert unread - {"models/model.safetensors", "data/images"} == set(), stage
         assert read - artifacts - code <= ({"params.yaml", "dvc.yaml"} if "params" in declared else set()), stage
 
 
@@ -154,7 +154,7 @@ def test_make_repro_ends_with_the_accuracy_and_the_pictures_and_advises_no_push_
     assert ended.returncode == 0, ended.stderr
     accuracy = json.loads((project.folder / "metrics/evaluate.json").read_text())["accuracy"]
     assert f"{accuracy:.5g}"[:6] in ended.stdout and "dvc push" not in ended.stdout
-    assert ended.stdout.endswith("plots/stats/augmented.png\nplots/stats/samples.png\n")
+    assert ended.stdout.endswith("plots/stats/augmented.png\nplots/stats/duplicates.png\nplots/stats/samples.png\n")
     assert project.git("status", "--porcelain") == ""
 
 

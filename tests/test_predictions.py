@@ -34,7 +34,7 @@ def predictions() -> Predictions:
 
 def test_what_was_saved_is_loaded(predictions, tmp_path):
     save_predictions(predictions, tmp_path / "predictions.npz")
-    loaded = load_predictions(predictions.labels, tmp_path / "predictions.npz")
+    loaded = load_predictions(predictions.labels, 10, tmp_path / "predictions.npz")
     for ours, expected in zip(loaded, predictions, strict=True):
         assert ours.dtype == expected.dtype and np.array_equal(ours, expected)
 
@@ -54,7 +54,7 @@ def test_a_damaged_byte_never_changes_what_is_loaded(predictions, tmp_path):
     for offset in range(0, len(whole), 3):
         path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 0x10]) + whole[offset + 1 :])
         try:
-            loaded = load_predictions(predictions.labels, path)
+            loaded = load_predictions(predictions.labels, 10, path)
         except (InputError, OSError):  # both are shown as one line
             continue
         assert all(np.array_equal(ours, expected) for ours, expected in zip(loaded, predictions, strict=True))
@@ -65,32 +65,32 @@ def test_a_file_that_is_no_archive_is_damaged(content, predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     path.write_bytes(content)
     with pytest.raises(InputError, match="is damaged; delete it and run `make repro`"):
-        load_predictions(predictions.labels, path)
+        load_predictions(predictions.labels, 10, path)
 
 
 def test_pickles_are_not_opened(predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     np.savez(path, logits=predictions.logits, labels=np.array([print], dtype=object), predictions=predictions.predicted)
     with pytest.raises(InputError, match="is damaged"):
-        load_predictions(predictions.labels, path)
+        load_predictions(predictions.labels, 10, path)
 
 
 def test_predictions_for_other_images_are_refused(predictions, tmp_path):
     path = tmp_path / "predictions.npz"
     labels = predictions.labels
     with pytest.raises(InputError, match="predictions.npz is missing; run `dvc repro`"):
-        load_predictions(labels, path)
+        load_predictions(labels, 10, path)
     save_predictions(predictions, path)
     with pytest.raises(InputError, match=r"holds float32 5 x 10, uint8 5, uint8 5, which does not fit the 4 test"):
-        load_predictions(labels[:4], path)
+        load_predictions(labels[:4], 10, path)
     with pytest.raises(InputError, match="the labels of other test images"):
-        load_predictions(labels[::-1], path)
+        load_predictions(labels[::-1], 10, path)
     save_predictions(predictions._replace(predicted=predictions.predicted + 1), path)
     with pytest.raises(InputError, match="predictions that do not match its logits"):
-        load_predictions(labels, path)
+        load_predictions(labels, 10, path)
     save_predictions(predictions._replace(logits=predictions.logits * np.nan), path)
     with pytest.raises(InputError, match="not finite"):
-        load_predictions(labels, path)
+        load_predictions(labels, 10, path)
 
 
 def test_the_most_confident_mistake_is_first(predictions):

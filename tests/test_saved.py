@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from specs import CUSTOM_RESNET
+from specs import AIRNET, CIFAR, CUSTOM_RESNET
 from torch import Tensor
 
 from cifar.data.splits import Statistics
-from cifar.nn.networks import build_network
-from cifar.nn.saved import Model, load_model, save_model
+from cifar.nn.networks import Task, build_network
+from cifar.nn.saved import Model, check_fits, load_model, save_model
 from cifar.system.process import InputError, one_line
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
@@ -26,7 +26,7 @@ def network() -> torch.nn.Module:
     """In eval mode, with statistics of some batch."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        built = build_network(CUSTOM_RESNET, seed=0)
+        built = build_network(CUSTOM_RESNET, CIFAR, seed=0)
         built(torch.randn(8, 3, 32, 32))
     return built.eval()
 
@@ -48,10 +48,24 @@ def copied(saved, tmp_path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "models"))
 
 
+def test_a_model_for_images_of_another_size_says_so(tmp_path):
+    built = build_network(AIRNET, Task(48, 3), seed=0)
+    save_model(Model(built, STATISTICS, list("abc"), 48), AIRNET, {}, folder=tmp_path)
+    model = load_model(tmp_path)
+    assert (model.image_size, model.classes) == (48, ["a", "b", "c"])
+    with torch.no_grad():
+        assert model.network(torch.zeros(1, 3, 48, 48)).shape == (1, 3)
+    check_fits(model, ["a", "b", "c"], 48)
+    with pytest.raises(InputError, match="the model is for images of 48x48 pixels, those of the data set have 32x32"):
+        check_fits(model, ["a", "b", "c"], 32)
+    with pytest.raises(InputError, match="the model has 3 classes, the data set has 2"):
+        check_fits(model, ["a", "b"], 48)
+
+
 def test_a_loaded_model_gives_equal_logits(saved, images):
     model = load_model(saved)
     assert not any(module.training for module in model.network.modules())
-    assert model[1:] == (STATISTICS, CLASSES)
+    assert model[1:] == (STATISTICS, CLASSES, 32)
     with torch.no_grad():
         assert torch.equal(model.network(images), network()(images))
 

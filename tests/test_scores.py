@@ -7,16 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import binomtest
-from sklearn.metrics import accuracy_score, recall_score, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, recall_score, top_k_accuracy_score
 
 from cifar.results.scores import (
     accuracy,
     accuracy_interval,
+    all_scores,
+    balanced_accuracy,
     class_accuracy,
     confidences,
     cross_entropy,
     expected_calibration_error,
     log_softmax,
+    macro_f1,
     predicted_classes,
     top_k_accuracy,
 )
@@ -84,6 +87,30 @@ def test_accuracies_are_those_of_scikit_learn():
     assert class_accuracy(logits, labels) == pytest.approx(recall_score(labels, predictions, average=None))
     for k in (2, 5):
         assert top_k_accuracy(logits, labels, k) == top_k_accuracy_score(labels, logits, k=k)
+
+
+def test_scores_of_classes_of_different_sizes_are_those_of_scikit_learn():
+    logits, labels = draw(1000)
+    labels[labels == 3] = 4  # class 3 has no images, but is predicted
+    logits[:, 7] = -100  # class 7 is never predicted
+    predictions = predicted_classes(logits)
+    assert macro_f1(logits, labels) == pytest.approx(f1_score(labels, predictions, average="macro"))
+    of_present = recall_score(labels, predictions, average=None, labels=np.unique(labels))
+    assert balanced_accuracy(logits, labels) == pytest.approx(of_present.mean())
+    found = all_scores(logits, labels, augmented=None)
+    assert found["balanced_accuracy"] == pytest.approx(of_present.mean(), abs=1e-6)
+    assert found["accuracy"] != found["balanced_accuracy"] and "tta_accuracy" not in found
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6, 300])
+def test_top_5_is_there_from_six_classes_on_and_balanced_scores_where_sizes_differ(classes):
+    logits = np.eye(classes, dtype=np.float32)
+    labels = np.arange(classes).astype("uint16" if classes > 256 else "uint8")
+    assert predicted_classes(logits).dtype == labels.dtype and predicted_classes(logits).tolist() == labels.tolist()
+    found = all_scores(logits, labels, augmented=logits)
+    assert ("top5_accuracy" in found) == (classes >= 6)
+    assert "balanced_accuracy" not in found and "macro_f1" not in found
+    assert found["accuracy"] == found["tta_accuracy"] == 1.0 and len(class_accuracy(logits, labels)) == classes
 
 
 def test_a_count_is_divided_in_double_precision():

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
@@ -54,5 +55,9 @@ def test_the_stage_writes_what_it_promises(train):
     assert list(found["mean"]) == list(found["std"]) == ["red", "green", "blue"]
     assert list(found["mean"].values()) == pytest.approx(train.images.mean((0, 1, 2)) / 255)  # of all, held out or not
     assert list(found["std"].values()) == pytest.approx(train.images.std((0, 1, 2)) / 255)
+    duplicates = json.loads(Path("metrics/duplicates.json").read_text())  # the test images are the first to train on
+    assert duplicates == {"duplicate_pairs": 10, "test_duplicates": 10, "exact_duplicates": 10}
+    table = pd.read_csv("data/duplicates.csv")
+    assert table.test_index.tolist() == table.train_index.tolist() == list(range(10))
     written = {path.name for path in Path("plots/stats").iterdir()}
-    assert written == {"class_counts.csv", "samples.png", "augmented.png"}
+    assert written == {"class_counts.csv", "samples.png", "augmented.png", "duplicates.png"}

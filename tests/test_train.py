@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
-from specs import AIRNET, GREY, LOSS, SGD, changed, trainer_spec
+from specs import AIRNET, CIFAR, GREY, LOSS, SGD, changed, trainer_spec
 from tqdm import tqdm
 
 from cifar.config.params import read_yaml
 from cifar.config.schema import ModelSpec, Proxy
-from cifar.data.splits import Batch, Split, load_train_and_val, save_split
+from cifar.data.splits import Batch, Split, load_train_and_val, save_classes, save_split
 from cifar.nn.networks import build_network
 from cifar.nn.summary import summary
 from cifar.system.process import InputError
@@ -120,6 +120,7 @@ def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images,
 
 def test_validation_is_on_held_out_images_and_needs_no_test_images(few_images):
     save_split("train", few_images)
+    save_classes([f"class {k}" for k in range(10)])
     train, val = load_train_and_val(val_size=3, seed=0)
     assert (len(train.images), len(val.images)) == (5, 3)
     assert sorted([*train.labels, *val.labels]) == list(range(8))  # each image once, told apart by its label
@@ -166,8 +167,10 @@ WORK = {  # and the number of parameters
 @pytest.mark.parametrize("name", WORK)
 def test_the_summary_counts_the_multiplications_and_shows_the_pooling(name):
     products, parameters = WORK[name]
-    network = build_network(TypeAdapter(ModelSpec).validate_python(read_yaml(ROOT / f"{name}.yaml")["model"]), seed=0)
-    text = summary(network)
+    network = build_network(
+        TypeAdapter(ModelSpec).validate_python(read_yaml(ROOT / f"{name}.yaml")["model"]), CIFAR, seed=0
+    )
+    text = summary(network, 32)
     (line,) = [line for line in text.splitlines() if "mult-adds" in line]
     assert line.startswith("Total mult-adds (M): ")
     assert float(line.split()[-1]) == pytest.approx(products / 1e6, rel=0.002)  # and biases, norms, the linear layer
@@ -189,5 +192,5 @@ def test_the_bias_of_the_whitening_is_trained_in_the_first_epochs_only(few_image
     moved = [not torch.equal(one, other) for one, other in zip(seen, seen[1:], strict=False)]
     assert moved == [True, True, False, False]
 
-    never = build_network(changed(AIRNET, whitening_bias={"epochs": 0}), seed=0)
+    never = build_network(changed(AIRNET, whitening_bias={"epochs": 0}), CIFAR, seed=0)
     assert never.prep[0].bias.requires_grad is False  # before an epoch begins too, as in the range test

@@ -28,7 +28,7 @@ def each(transform: albumentations.BasicTransform, images: np.ndarray) -> np.nda
 )
 def test_padding_is_albumentations(images, padding, mode, fill):
     theirs = albumentations.Pad(padding=padding, border_mode=mode, fill=fill, p=1.0)
-    ours = batched(theirs)
+    ours = batched(theirs, 32)
     assert ours is not None
     found = ours(torch.from_numpy(images), draws())
     assert np.array_equal(found.numpy(), each(theirs, images))
@@ -84,14 +84,14 @@ def draws(seed: int = 0) -> Draws:
     ids=lambda step: f"{type(step).__name__}",
 )
 def test_what_it_does_not_cover_is_left_to_albumentations(step):
-    assert batched(step) is None
+    assert batched(step, 32) is None
 
 
 def cut(holes: tuple[int, int], p: float) -> np.ndarray:
     """Where 6,000 images are cut by that many holes, 3 to 5 pixels high and 7 wide: (N, 32, 32)."""
     step = albumentations.CoarseDropout(holes, (3, 5), (7, 7), fill=255, p=p)
     black = torch.zeros(6000, 32, 32, 3, dtype=torch.uint8)
-    return batched(step)(black, draws()).numpy()[..., 0] == 255
+    return batched(step, 32)(black, draws()).numpy()[..., 0] == 255
 
 
 def test_a_cutout_has_every_size_and_place_that_is_named_and_comes_with_its_probability():
@@ -115,7 +115,7 @@ def test_as_many_cutouts_as_drawn():
 def test_flips_come_with_their_probability(p):
     ramp = torch.arange(32, dtype=torch.uint8)[None, None, :, None].expand(4000, 32, 32, 3)
     for kind, first in (albumentations.HorizontalFlip, 0), (albumentations.VerticalFlip, None):
-        found = batched(kind(p=p))(ramp if first == 0 else ramp.transpose(1, 2), draws())
+        found = batched(kind(p=p), 32)(ramp if first == 0 else ramp.transpose(1, 2), draws())
         assert (found[:, 0, 0, 0] == 31).float().mean().item() == pytest.approx(p, abs=0.03)
 
 
@@ -123,10 +123,10 @@ def test_a_policy_of_both_kinds_keeps_their_order(images):
     # Rotation by 90 degrees before or after a flip: the one is the other turned by 180.
     rotate = ("Rotate", {"limit": [90, 90], "p": 1.0, "interpolation": "INTER_NEAREST"})
     flip_ = ("HorizontalFlip", {"p": 1.0})
-    one, other = (run(build_policy(steps, MEAN), images) for steps in ([rotate, flip_], [flip_, rotate]))
+    one, other = (run(build_policy(steps, MEAN, 32), images) for steps in ([rotate, flip_], [flip_, rotate]))
     inner = np.s_[:, 4:28, 4:28]
     assert np.array_equal(one[inner], other[:, ::-1, ::-1][inner]) and not np.array_equal(one[inner], other[inner])
-    assert not build_policy([rotate, flip_], MEAN).is_batched and build_policy([flip_], MEAN).is_batched
+    assert not build_policy([rotate, flip_], MEAN, 32).is_batched and build_policy([flip_], MEAN, 32).is_batched
 
 
 def run(policy, images: np.ndarray) -> np.ndarray:

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-IMAGE_SIZE = 32  # pixels a side
+IMAGE_SIZE = 32  # pixels a side of CIFAR-10 and of the drawn shapes; of own images `folder.size` says it
+SIZES = range(16, 257)  # pixels a side that images may have
+CLASSES = range(2, 1001)  # how many classes a data set may have
 TRAINING_IMAGES = 50_000  # of CIFAR-10
 LAYERS = {  # where Grad-CAM can look, shallow to deep
     "airnet": ("prep", "layer1", "layer2", "layer3"),
@@ -64,6 +66,11 @@ Url = Annotated[str, Field(pattern=r"^https?://\S+$")]
 class Shapes(Section):
     train: Annotated[int, Field(ge=10, le=1_000_000)]
     test: Annotated[int, Field(ge=10, le=1_000_000)]
+
+
+class Folder(Section):
+    size: Annotated[int, Field(ge=SIZES[0], le=SIZES[-1])]
+    test_share: Annotated[float, Field(gt=0, lt=1)]
 
 
 class WhiteningBias(Section):
@@ -249,9 +256,10 @@ AverageSpec = Annotated[NoAverage | ExponentialAverage | Lookahead, Field(discri
 class Params(Section):
     """All of params.yaml; the comments there say what each key means."""
 
-    dataset: Literal["cifar10", "shapes"]
+    dataset: Literal["cifar10", "shapes", "folder"]
     mirrors: list[Url]
     shapes: Shapes
+    folder: Folder
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     val_size: Annotated[int, Field(ge=0)]
     model: ModelSpec
@@ -281,12 +289,17 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Params":
-        available = TRAINING_IMAGES if self.dataset == "cifar10" else self.shapes.train
-        left = available - self.val_size
-        if left < 1:
-            raise ValueError(f"val_size is {self.val_size}, it must be below the {available} training images")
-        if self.batch_size > left:
-            raise ValueError(f"batch_size is {self.batch_size}, it must be at most the {left} images left to train on")
+        available = {"cifar10": TRAINING_IMAGES, "shapes": self.shapes.train}
+        if self.dataset in available:  # how many a folder has is known later: see hold_out and feed
+            left = available[self.dataset] - self.val_size
+            if left < 1:
+                raise ValueError(
+                    f"val_size is {self.val_size}, it must be below the {available[self.dataset]} training images"
+                )
+            if self.batch_size > left:
+                raise ValueError(
+                    f"batch_size is {self.batch_size}, it must be at most the {left} images left to train on"
+                )
         if self.compile and self.shards > 1:
             raise ValueError(f"compile is true, which works with shards: 1 only (shards is {self.shards})")
         if self.val_size == 0:

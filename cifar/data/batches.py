@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,27 +16,62 @@ from cifar.data.policy import Policy, augment_batch
 from cifar.data.splits import Batch, Split, epoch_batches
 from cifar.system.process import SIGNALS, InputError
 
+BLOCK = 5000  # images copied to a device at a time
+
 
 def feed(
     split: Split, policy: Policy, device: torch.device, *, batch_size: int, seed: int
 ) -> Callable[[int], Iterator[Batch]]:
     """A function from an epoch's number, counted from 0, to its batches.
 
-    All images are on the device and are augmented there. Transforms that take one image after another would keep a GPU
-    waiting, so worker processes make those batches in advance. On a CPU they would only compete with training.
+    On a GPU all images are on the device and are augmented there. Transforms that take one image after another would
+    keep it waiting, so worker processes make those batches in advance. On a CPU they would only compete with training;
+    there the images stay where they are, so that they need not fit the memory. Raises InputError if there are fewer
+    than `batch_size`.
     """
+    count = len(split.labels)
+    if batch_size > count:
+        raise InputError(f"batch_size is {batch_size}, it must be at most the {count} images left to train on")
     workers = 0 if device.type == "cpu" or policy.is_batched else len(os.sched_getaffinity(0)) - 1
-    storage = torch.device("cpu") if workers else device
-    whole = Batch(torch.from_numpy(split.images).to(storage), torch.from_numpy(split.labels).to(storage).long())
-    return partial(training_batches, whole, policy, batch_size=batch_size, seed=seed, workers=workers)
+    if device.type == "cpu" or workers:
+        source = Source(partial(_take, split), count)
+    else:
+        images = torch.cat([torch.from_numpy(split.images[part]).to(device) for part in _parts(count)])
+        source = source_of(Batch(images, torch.from_numpy(split.labels.astype(np.int64)).to(device)))
+    return partial(training_batches, source, policy, batch_size=batch_size, seed=seed, workers=workers)
+
+
+class Source(NamedTuple):
+    """The training images: how many there are, and a function from the indices (N,) of some to these as a batch."""
+
+    take: Callable[[np.ndarray], Batch]
+    count: int
+
+
+def source_of(whole: Batch) -> Source:
+    """All images as one batch, from which others are taken on its device."""
+    return Source(partial(_select, whole), len(whole.labels))
+
+
+def _take(split: Split, index: np.ndarray) -> Batch:
+    return Batch(torch.from_numpy(split.images[index]), torch.from_numpy(split.labels[index].astype(np.int64)))
+
+
+def _select(whole: Batch, index: np.ndarray) -> Batch:
+    rows = torch.from_numpy(index).to(whole.labels.device, non_blocking=True)
+    return Batch(*(values.index_select(0, rows) for values in whole))
+
+
+def _parts(count: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
 
 
 class EpochBatches(Dataset):
     """An epoch's batches by number: shuffled by (seed, epoch), augmented by (seed, epoch, batch)."""
 
-    def __init__(self, split: Batch, policy: Policy, epoch: int, *, batch_size: int, seed: int):
-        self.split, self.policy, self.seed, self.epoch = split, policy, seed, epoch
-        self.indices = epoch_batches(len(split.labels), batch_size, seed, epoch)
+    def __init__(self, source: Source, policy: Policy, epoch: int, *, batch_size: int, seed: int):
+        self.source, self.policy, self.seed, self.epoch = source, policy, seed, epoch
+        self.indices = epoch_batches(source.count, batch_size, seed, epoch)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -42,8 +79,7 @@ class EpochBatches(Dataset):
     def __getitem__(self, number: int) -> Batch | InputError:
         """The batch, or the error in the policy: an exception raised in a worker would arrive with its traceback."""
         index = self.indices[number]
-        rows = torch.from_numpy(index).to(self.split.labels.device, non_blocking=True)
-        images, labels = (values.index_select(0, rows) for values in self.split)
+        images, labels = self.source.take(index)
         try:
             return Batch(augment_batch(self.policy, images, index, (self.seed, self.epoch, number)), labels)
         except InputError as error:
@@ -51,13 +87,13 @@ class EpochBatches(Dataset):
 
 
 def training_batches(
-    split: Batch, policy: Policy, epoch: int, *, batch_size: int, seed: int, workers: int
+    source: Source, policy: Policy, epoch: int, *, batch_size: int, seed: int, workers: int
 ) -> Iterator[Batch]:
     """The epoch's batches in order, made by `workers` processes, or by this one if there are none: the same batches.
 
     Raises InputError for a policy that does not work on the images.
     """
-    batches = EpochBatches(split, policy, epoch, batch_size=batch_size, seed=seed)
+    batches = EpochBatches(source, policy, epoch, batch_size=batch_size, seed=seed)
     fork = "fork" if workers else None  # a policy cannot be pickled; the workers do not touch the GPU
     loader = DataLoader(
         batches, batch_size=None, num_workers=workers, multiprocessing_context=fork, worker_init_fn=_end_with_parent

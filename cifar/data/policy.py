@@ -21,14 +21,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from cifar.config.schema import IMAGE_SIZE
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
 from cifar.system.process import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
 
-IMAGE_SHAPE = (IMAGE_SIZE, IMAGE_SIZE, 3)
 NOT_IN_A_POLICY = "Lambda", "ToTensorV2", "ToTensor3D"  # they take code, or turn images into tensors
 
 
@@ -41,6 +39,7 @@ class Policy(NamedTuple):
 
     transforms: list[Transform]
     is_batched: bool  # does every transform take the whole batch at once?
+    size: int  # pixels: the side of the images, before and after the transforms
 
 
 def import_albumentations() -> ModuleType:
@@ -55,28 +54,31 @@ def import_albumentations() -> ModuleType:
     return albumentations
 
 
-def build_policy(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float]) -> Policy:
-    """The policy that applies `transforms`, (name, arguments) each, in order to a uint8 image (32, 32, 3).
+def build_policy(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float], size: int) -> Policy:
+    """The policy that applies `transforms`, (name, arguments) each, in order to a uint8 image (size, size, 3).
 
-    Two kinds of argument have names of their own: `fill: mean` is the `mean` colour (3,) of [0, 1], and BORDER_... or
-    INTER_... are OpenCV's constants. Raises InputError for an unknown transform or argument, or one that does not fit.
-    The policy is tried on a blank image twice, as it is and with every transform applied, to find here what would fail
-    only later, with some image.
+    Some values of arguments have names: `mean` is the `mean` colour (3,) of [0, 1], `image` is the image's `size`, and
+    BORDER_... and INTER_... are OpenCV's constants. Raises InputError for an unknown transform or argument, or one that
+    does not fit. The policy is tried on a blank image twice, as it is and with every transform applied, to find here
+    what would fail only later, with some image.
     """
-    colour = tuple(round(255 * channel) for channel in mean)
-    steps = [_build_transform(f"augment[{i}]", *transform, colour) for i, transform in enumerate(transforms)]
-    _try(steps)
-    _try([_build_transform(f"augment[{i}]", *_always(*transform), colour) for i, transform in enumerate(transforms)])
+    names = {"mean": tuple(round(255 * channel) for channel in mean), "image": size}
+    steps = [_build_transform(f"augment[{i}]", *transform, names) for i, transform in enumerate(transforms)]
+    _try(steps, size)
+    _try([_build_transform(f"augment[{i}]", *_always(*step), names) for i, step in enumerate(transforms)], size)
 
     batch_transforms: list[Transform] = []
-    for is_batched, group in groupby(steps, key=lambda step: batched(step) is not None):
+    for is_batched, group in groupby(steps, key=lambda step: batched(step, size) is not None):
         consecutive = list(group)
-        batch_transforms += [batched(step) for step in consecutive] if is_batched else [_one_by_one(consecutive)]
-    return Policy(batch_transforms, is_batched=all(batched(step) for step in steps))
+        batch_transforms += [batched(step, size) for step in consecutive] if is_batched else [_one_by_one(consecutive)]
+    return Policy(batch_transforms, is_batched=all(batched(step, size) for step in steps), size=size)
 
 
-def batched(step: BasicTransform | AlternatingFlip) -> Transform | None:
-    """The same as `step` on a batch; None where `cifar.data.transforms` does not cover the step or its arguments."""
+def batched(step: BasicTransform | AlternatingFlip, size: int) -> Transform | None:
+    """The same as `step` on a batch of images of `size` pixels a side.
+
+    None where `cifar.data.transforms` does not cover the step or its arguments.
+    """
     match type(step).__name__:  # not isinstance: a subclass is another transform
         case "AlternatingFlip":
             return alternating_flip
@@ -84,7 +86,7 @@ def batched(step: BasicTransform | AlternatingFlip) -> Transform | None:
             return partial(random_flip, axis=2, p=step.p)
         case "VerticalFlip":
             return partial(random_flip, axis=1, p=step.p)
-        case "Pad" if step.p == 1 and isinstance(step.padding, int) and step.padding < IMAGE_SIZE:
+        case "Pad" if step.p == 1 and isinstance(step.padding, int) and step.padding < size:
             if step.border_mode == cv2.BORDER_REFLECT_101:
                 return lambda images, draws: pad(images, step.padding, fill=None)
             if step.border_mode == cv2.BORDER_CONSTANT and _is_colour(step.fill):
@@ -100,7 +102,7 @@ def batched(step: BasicTransform | AlternatingFlip) -> Transform | None:
 
 
 def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequence[int]) -> Tensor:
-    """`images` uint8 (N, 32, 32, 3) through `policy`, each with draws of its own from `key` = (seed, epoch, batch).
+    """`images` uint8 (N, S, S, 3) through `policy`, each with draws of its own from `key` = (seed, epoch, batch).
 
     `index` (N,) says which images of the training set they are. The key includes the batch, so the result depends
     neither on earlier batches nor on the process that computes it. Raises InputError where the policy does not work.
@@ -115,8 +117,8 @@ def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequen
         ValueError
     ) as error:  # a random number from an empty range: the images are smaller than what is cut from them
         raise InputError(f"augment does not work on {' x '.join(map(str, images.shape[1:]))}: {error}") from None
-    if images.shape[1:] != IMAGE_SHAPE:
-        raise _shape_varies()
+    if images.shape[1:] != (policy.size, policy.size, 3):
+        raise _shape_varies(policy.size)
     return images.contiguous()
 
 
@@ -128,25 +130,24 @@ def _one_by_one(steps: Sequence[BasicTransform]) -> Transform:
         compose.set_random_seed(int(draws.random.integers(2**32)))
         augmented = [_apply(compose, image) for image in images.cpu().numpy()]
         if len({image.shape for image in augmented}) > 1:
-            raise _shape_varies()
+            raise _shape_varies(images.shape[1])
         return torch.from_numpy(np.stack(augmented)).to(images.device)
 
     return apply
 
 
-def _shape_varies() -> InputError:
-    return InputError("augment ends at 32 x 32 x 3 for some images only; see its transforms' p")
+def _shape_varies(size: int) -> InputError:
+    return InputError(f"augment ends at {size} x {size} x 3 for some images only; see its transforms' p")
 
 
-def _try(steps: Sequence[BasicTransform | AlternatingFlip]) -> None:
+def _try(steps: Sequence[BasicTransform | AlternatingFlip], size: int) -> None:
     """Raise InputError unless Albumentations' part of `steps` keeps the shape and type of a blank image."""
     foreign = [step for step in steps if not isinstance(step, AlternatingFlip)]
-    image = _apply(import_albumentations().Compose(foreign, seed=0), np.zeros(IMAGE_SHAPE, np.uint8))
-    if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
+    image = _apply(import_albumentations().Compose(foreign, seed=0), np.zeros((size, size, 3), np.uint8))
+    if image.shape != (size, size, 3) or image.dtype != np.uint8:
         result = f"{image.dtype} {' x '.join(map(str, image.shape))}"
-        raise InputError(
-            f"augment turns images into {result}, it must end at uint8 32 x 32 x 3; normalising comes later"
-        )
+        hint = "normalising comes later" if image.dtype != np.uint8 else "`image` as an argument is the images' size"
+        raise InputError(f"augment turns images into {result}, it must end at uint8 {size} x {size} x 3; {hint}")
 
 
 def _apply(compose: Compose, image: np.ndarray) -> np.ndarray:
@@ -155,7 +156,8 @@ def _apply(compose: Compose, image: np.ndarray) -> np.ndarray:
     except Exception as error:  # whatever a transform raises, it is the policy that does not work
         if is_out_of_memory(error):
             raise
-        raise InputError(f"augment does not work on a 32x32 image: {error or type(error).__name__}") from None
+        size = "x".join(map(str, image.shape[:2]))
+        raise InputError(f"augment does not work on a {size} image: {error or type(error).__name__}") from None
 
 
 def _always(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -164,7 +166,7 @@ def _always(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _build_transform(
-    key: str, name: str, arguments: dict[str, Any], colour: tuple[int, int, int]
+    key: str, name: str, arguments: dict[str, Any], names: dict[str, Any]
 ) -> BasicTransform | AlternatingFlip:
     transforms = known_transforms()
     if name not in transforms:
@@ -176,7 +178,7 @@ def _build_transform(
         if argument not in parameters:
             raise InputError(f"{key}.{argument} is not an argument of {name}, which takes {', '.join(parameters)}")
     try:
-        return transforms[name](**{argument: _constant(value, colour) for argument, value in arguments.items()})
+        return transforms[name](**{argument: _constant(value, names) for argument, value in arguments.items()})
     except Exception as error:  # whatever a transform raises, its arguments are not what it expects
         if is_out_of_memory(error):
             raise
@@ -196,13 +198,13 @@ def known_transforms() -> dict[str, Callable[..., BasicTransform | AlternatingFl
     } | {AlternatingFlip.__name__: AlternatingFlip}
 
 
-def _constant(value: Any, colour: tuple[int, int, int]) -> Any:
-    """The `value` of an argument with names replaced: by OpenCV's constant, or by the mean `colour`."""
+def _constant(value: Any, names: dict[str, Any]) -> Any:
+    """The `value` of an argument with names replaced: by OpenCV's constant, or by what `names` says."""
     if isinstance(value, str) and value.startswith(("BORDER_", "INTER_")) and hasattr(cv2, value):
         return getattr(cv2, value)
     if isinstance(value, list):
-        return tuple(_constant(item, colour) for item in value)
-    return colour if value == "mean" else value
+        return tuple(_constant(item, names) for item in value)
+    return names.get(value, value) if isinstance(value, str) else value
 
 
 def _is_colour(fill: Any) -> bool:

@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from cifar.config.params import read_section
-from cifar.config.schema import Mean, Result, Std
-from cifar.system.files import check_checksums, missing, read_array, write_array, write_checksums, write_text
+from cifar.config.schema import CLASSES, SIZES, Mean, Result, Std
+from cifar.system.files import (
+    check_checksums,
+    map_array,
+    missing,
+    read_array,
+    write_array,
+    write_blocks,
+    write_checksums,
+    write_text,
+)
 from cifar.system.process import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor  # a second to import, and not every stage computes with it
 
 FOLDER = Path("data/dataset")
+BLOCK = 2**24  # bytes of images that are written at a time
+
+
+class Rows:
+    """Some of the images of an array (N, S, S, 3), by `index` (M,): read when they are asked for, and not before.
+
+    `rows[key]` is an array of its own, for any `key` that picks from M images.
+    """
+
+    def __init__(self, images: np.ndarray, index: np.ndarray):
+        self.images, self.index = images, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.index), *self.images.shape[1:]
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        return self.images[self.index[key]]
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Split(NamedTuple):
-    """Images uint8 (N, 32, 32, 3) in RGB and labels uint8 (N,)."""
+    """Images uint8 (N, S, S, 3) in RGB and labels (N,), uint8 up to 256 classes and uint16 above.
 
-    images: np.ndarray
+    The images may be larger than the memory: they are mapped from their file, and a part of them is Rows.
+    """
+
+    images: np.ndarray | Rows
     labels: np.ndarray
 
     def take(self, index: np.ndarray) -> Split:
-        return Split(self.images[index], self.labels[index])
+        """The images and labels with these indices; no image is copied."""
+        if isinstance(self.images, Rows):
+            return Split(Rows(self.images.images, self.images.index[index]), self.labels[index])
+        return Split(Rows(self.images, index), self.labels[index])
 
 
 class Statistics(NamedTuple):
@@ -36,7 +76,7 @@ class Statistics(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Images uint8 (N, 32, 32, 3) and labels int64 (N,), on one device."""
+    """Images uint8 (N, S, S, 3) and labels int64 (N,), on one device."""
 
     images: Tensor
     labels: Tensor
@@ -53,21 +93,41 @@ def load_train_and_val(val_size: int, seed: int) -> tuple[Split, Split]:
 
 def save_split(name: str, split: Split, folder: Path = FOLDER) -> None:
     """Write the split as <name>_images.npy and <name>_labels.npy, and their checksums as <name>.sha256."""
-    write_array(folder / f"{name}_images.npy", split.images)
+    shape = split.images.shape
+    size = max(1, BLOCK // math.prod(shape[1:]))
+    blocks = (split.images[start : start + size] for start in range(0, len(split.images), size))
+    write_blocks(folder / f"{name}_images.npy", np.dtype(np.uint8), shape, blocks)
     write_array(folder / f"{name}_labels.npy", split.labels)
     write_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
 
 
 def load_split(name: str, folder: Path = FOLDER) -> Split:
-    """The split `train` or `test`; raises InputError unless the files are as `save_split` writes them."""
-    images = read_array(folder / f"{name}_images.npy", "uint8", (None, 32, 32, 3))
-    labels = read_array(folder / f"{name}_labels.npy", "uint8", (len(images),))
+    """The split `train` or `test`, its images mapped.
+
+    Raises InputError unless the files are as `save_split` writes them, with labels of the classes in the same folder.
+    """
+    classes = len(load_classes(folder))
+    images = map_array(folder / f"{name}_images.npy", "uint8", (None, None, None, 3))
+    labels = read_array(folder / f"{name}_labels.npy", label_dtype(classes), (len(images),))
     check_checksums(folder / f"{name}.sha256", [f"{name}_images.npy", f"{name}_labels.npy"])
     if len(images) == 0:
         raise InputError(f"{folder}/{name}_images.npy holds no image; delete {folder} and run `make repro`")
-    if labels.max() > 9:
-        raise InputError(f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to 9; run `make repro`")
+    height, width = images.shape[1:3]
+    if height != width or height not in SIZES:
+        raise InputError(
+            f"{folder}/{name}_images.npy holds images of {height} x {width} pixels, expected squares of "
+            f"{SIZES[0]} to {SIZES[-1]}; run `make repro`"
+        )
+    if labels.max() >= classes:
+        raise InputError(
+            f"{folder}/{name}_labels.npy holds label {labels.max()}, expected 0 to {classes - 1}; run `make repro`"
+        )
     return Split(images, labels)
+
+
+def label_dtype(classes: int) -> str:
+    """The dtype of the labels and predictions of so many classes."""
+    return "uint8" if classes <= 256 else "uint16"
 
 
 def save_classes(names: list[str], folder: Path = FOLDER) -> None:
@@ -75,7 +135,7 @@ def save_classes(names: list[str], folder: Path = FOLDER) -> None:
 
 
 def load_classes(folder: Path = FOLDER) -> list[str]:
-    """The ten class names: label k is line k, counted from 0; raises InputError for any other file."""
+    """The names of the 2 to 1,000 classes: label k is line k, counted from 0; raises InputError for any other file."""
     path = folder / "classes.txt"
     try:
         names = path.read_text(encoding="utf-8").split("\n")[:-1]  # the last line ends too
@@ -83,8 +143,11 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
         raise missing(path) from None
     except UnicodeDecodeError:
         names = []
-    if len(names) != 10 or len(set(names)) != 10:
-        raise InputError(f"{path} holds {len(set(names))} different names, expected ten; run `make repro`")
+    if len(names) not in CLASSES or len(set(names)) != len(names):
+        raise InputError(
+            f"{path} holds {len(names)} names, {len(set(names))} different ones, expected {CLASSES[0]} to "
+            f"{CLASSES[-1]:,} different names; run `make repro`"
+        )
     for name in names:
         if not name.isprintable() or not name.strip():
             raise InputError(f"{path} holds a class named '{printable(name)}'; run `make repro`")
@@ -94,10 +157,13 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
 def hold_out(labels: np.ndarray, val_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Indices (N - val_size,) to train on and (val_size,) to validate on, both ascending.
 
-    Stratified: each class has its share of `val_size`, to within one image (largest remainder method).
+    Stratified: each class has its share of `val_size`, to within one image (largest remainder method). Raises
+    InputError if no image would be left to train on.
     """
     random = np.random.default_rng([seed, 0x5EED])
-    counts = np.bincount(labels, minlength=10)
+    if val_size >= len(labels):
+        raise InputError(f"val_size is {val_size}, it must be below the {len(labels)} training images")
+    counts = np.bincount(labels)
     shares = counts * val_size / len(labels)
     quota = np.floor(shares).astype(int)
     largest_remainders = np.argsort(quota - shares, kind="stable")[: val_size - quota.sum()]

@@ -8,7 +8,7 @@ import pandas as pd
 from cifar.data.splits import Split
 
 CHANNELS = ("red", "green", "blue")
-BLOCK = 1000  # images at a time, to bound the memory
+BLOCK = 1000 * 32 * 32  # pixels at a time, to bound the memory
 
 
 def channel_statistics(images: np.ndarray) -> tuple[dict[str, float], dict[str, float]]:
@@ -17,8 +17,9 @@ def channel_statistics(images: np.ndarray) -> tuple[dict[str, float], dict[str, 
     One pass over the images. The sums are integers, so only the last square root and division round.
     """
     sums, squares = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
-    for start in range(0, len(images), BLOCK):
-        pixels = images[start : start + BLOCK].reshape(-1, 3).astype(np.int32)
+    block = max(1, BLOCK // (images.shape[1] * images.shape[2]))
+    for start in range(0, len(images), block):
+        pixels = images[start : start + block].reshape(-1, 3).astype(np.int32)
         sums += pixels.sum(axis=0, dtype=np.int64)
         squares += (pixels * pixels).sum(axis=0, dtype=np.int64)
     count = images.size // 3

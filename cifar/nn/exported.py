@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar.data.splits import Statistics
-from cifar.nn.inference import normalise
+from cifar.nn.inference import PIXELS, images_of, normalise
 from cifar.nn.plain import plain
 from cifar.nn.saved import Model
 from cifar.system.process import InputError, progress
@@ -59,11 +59,12 @@ def to_onnx(model: Model, size: int) -> bytes:
     return exported.SerializeToString(deterministic=True)
 
 
-def run_onnx(content: bytes, images: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
     """Logits float32 (N, C) of images uint8 (N, S, S, 3), by onnxruntime on as many threads as PyTorch has."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    batch_size = images_of(images.shape, PIXELS)
     starts = range(0, len(images), batch_size)
     batches = (images[start : start + batch_size] for start in progress(starts, len(starts), "onnx", "batch", delay=1))
     return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches])

@@ -7,9 +7,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar.data.splits import Statistics
+from cifar.data.splits import Rows, Statistics
 from cifar.system.process import progress
 from cifar.system.processes import every_nth, gather
+
+PIXELS = 500 * 32 * 32  # of the images that a network takes at a time, to bound the memory
+
+
+def images_of(shape: tuple[int, ...], pixels: int) -> int:
+    """How many images of an array of this shape (N, H, W, 3) have so many pixels together: one or more."""
+    return max(1, pixels // (shape[1] * shape[2]))
 
 
 def normalise(images: Tensor, statistics: Statistics) -> Tensor:
@@ -22,20 +29,21 @@ def normalise(images: Tensor, statistics: Statistics) -> Tensor:
 @torch.no_grad()
 def predict(
     network: nn.Module,
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     statistics: Statistics,
     *,
     precision: torch.dtype = torch.float32,
     augmentation: str = "none",
-    batch_size: int = 500,
+    batch_size: int | None = None,
     label: str = "predict",
 ) -> np.ndarray:
-    """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3), in eval mode; afterwards the network's mode is restored.
+    """Logits float32 (N, C) of images uint8 (N, H, W, 3), in eval mode; afterwards the network's mode is restored.
 
     With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`. The
     progress bar, which appears after a second, is called `label`. Several processes share the pieces of `batch_size`
-    images, and each gets all logits.
+    images (by default as many as have PIXELS pixels), and each gets all logits.
     """
+    batch_size = batch_size or images_of(images.shape, PIXELS)
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

@@ -1,6 +1,12 @@
-"""The networks: from normalised images (N, 3, 32, 32) to logits (N, 10)."""
+"""The networks: from normalised images (N, 3, S, S) to logits (N, C), for any number C of classes.
+
+The shapes in comments are those of images of 32x32 pixels. The networks take other sizes too, since the last pooling
+covers whatever map is left.
+"""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +19,18 @@ from cifar.nn.norms import NormGELU, NormReLU, build_norm
 PATCH = 2  # pixels: the side of the patches that AirNet's first layer whitens
 
 
+class Task(NamedTuple):
+    """What a data set asks of a network: images of `size` x `size` pixels in, logits of so many classes out."""
+
+    size: int
+    classes: int
+
+
 class Network(nn.Module):
     """The base of all networks: what training asks of a network apart from its logits. By default, nothing."""
 
     def fit_to(self, images: Tensor) -> None:
-        """Set the weights that are computed from normalised training images (N, 3, 32, 32) before training."""
+        """Set the weights that are computed from normalised training images (N, 3, S, S) before training."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Freeze the parameters that are not trained in this epoch; the first epoch is 0."""
@@ -45,19 +58,19 @@ def downsample(width_in: int, width: int) -> list[nn.Module]:
 
 
 class CustomResNet(Network):
-    """The custom ResNet of eva4-s11: images (N, 3, 32, 32) to logits (N, 10), 6,574,090 parameters.
+    """The custom ResNet of eva4-s11: images (N, 3, S, S) to logits (N, C), with ten classes 6,574,090 parameters.
 
     Close to David Page's ResNet9 (cifar10-fast), which also scales its logits.
     """
 
-    def __init__(self, spec: CustomResNetSpec):
+    def __init__(self, spec: CustomResNetSpec, task: Task):
         super().__init__()
         self.prep = nn.Sequential(Conv3x3(3, 64, bias=True), NormReLU(64))
         self.layer1 = nn.Sequential(*downsample(64, 128), Residual(128))
         self.layer2 = nn.Sequential(*downsample(128, 256))
         self.layer3 = nn.Sequential(*downsample(256, 512), Residual(512))
-        self.pool = nn.MaxPool2d(4)
-        self.linear = nn.Linear(512, 10)
+        self.pool = nn.MaxPool2d(task.size // 8)
+        self.linear = nn.Linear(512, task.classes)
         self.logit_scale = spec.logit_scale
 
     def forward(self, images: Tensor) -> Tensor:
@@ -66,7 +79,7 @@ class CustomResNet(Network):
         x = self.layer2(x)  # (N, 256, 8, 8)
         x = self.layer3(x)  # (N, 512, 4, 4)
         x = self.pool(x).flatten(1)  # (N, 512)
-        return self.linear(x) * self.logit_scale
+        return self.linear(x) * self.logit_scale  # (N, C)
 
 
 class BasicBlock(nn.Module):
@@ -90,27 +103,39 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(Network):
-    """ResNet18 for small images (N, 3, 32, 32): a 3x3 stem without pooling, four layers of two blocks, logits (N, 10).
+    """ResNet18 for small images (N, 3, S, S): a 3x3 stem without pooling, four layers of two blocks, logits (N, C).
 
-    `strides` has one stride for each layer; `pool` is the side of the final average pooling's window. With batch or
-    layer norm the network has 11,173,962 parameters if the pooling leaves 1x1 features, 11,189,322 if it leaves 2x2.
+    `strides` has one stride for each layer; `pool` is the side of the final average pooling's window for images of
+    32x32 pixels. For other sizes that window grows or shrinks with the map, so that as many features are left. With
+    ten classes and batch or layer norm the network has 11,173,962 parameters if the pooling leaves 1x1 features,
+    11,189,322 if it leaves 2x2.
     """
 
-    def __init__(self, spec: ResNet18Spec):
+    def __init__(self, spec: ResNet18Spec, task: Task):
         super().__init__()
         self.prep = nn.Sequential(Conv3x3(3, 64, bias=False), build_norm(spec.norm, 64), nn.ReLU(inplace=True))
-        width_in, size = 64, IMAGE_SIZE
+        width_in = 64
         for number, (width, stride) in enumerate(zip((64, 128, 256, 512), spec.strides, strict=True), start=1):
             blocks = BasicBlock(width_in, width, stride, spec.norm), BasicBlock(width, width, 1, spec.norm)
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
-            width_in, size = width, math.ceil(size / stride)
-        self.pool = nn.AvgPool2d(spec.pool)
-        self.linear = nn.Linear(512 * (size // spec.pool) ** 2, 10)
+            width_in = width
+        side = _side_after(task.size, spec.strides)
+        features = min(side, _side_after(IMAGE_SIZE, spec.strides) // spec.pool)
+        step = side // features
+        self.pool = nn.AvgPool2d(side - (features - 1) * step, stride=step)  # covers the whole map
+        self.linear = nn.Linear(512 * features**2, task.classes)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 64, 32, 32)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))  # (N, 512, H, H)
         return self.linear(self.pool(x).flatten(1))
+
+
+def _side_after(size: int, strides: Sequence[int]) -> int:
+    """The side of the map that convolutions with these strides and with padding leave of a side of `size` pixels."""
+    for stride in strides:
+        size = math.ceil(size / stride)
+    return size
 
 
 class AirGroup(nn.Module):
@@ -141,15 +166,15 @@ class AirGroup(nn.Module):
 class AirNet(Network):
     """The small networks of the CIFAR-10 speed records: Jordan, "94% on CIFAR-10 in 3.29 Seconds" (2024).
 
-    Images (N, 3, 32, 32) to logits (N, 10). The first layer whitens patches of 2x2 pixels (`fit_to`); only its bias is
+    Images (N, 3, S, S) to logits (N, C). The first layer whitens patches of 2x2 pixels (`fit_to`); only its bias is
     trained. `whitening_bias` says how that bias starts (`start`: zero, or random as in PyTorch's convolutions), for how
     many epochs it is trained (`epochs`), and by which factor its learning rate differs from the schedule's
     (`lr_factor`, see `build_optimizers`). `widths` has one width for each of the three groups. airbench94 has widths
-    (64, 256, 256) and a depth of 2: 1,972,792 parameters. 288 of them are the frozen filters, 1,152 the norms' frozen
-    weights. airbench96 has (128, 512, 512), in its latest version (128, 384, 512), and a depth of 3.
+    (64, 256, 256) and a depth of 2: with ten classes 1,972,792 parameters. 288 of them are the frozen filters, 1,152
+    the norms' frozen weights. airbench96 has (128, 512, 512), in its latest version (128, 384, 512), and a depth of 3.
     """
 
-    def __init__(self, spec: AirNetSpec):
+    def __init__(self, spec: AirNetSpec, task: Task):
         super().__init__()
         self.prep = nn.Sequential(nn.Conv2d(3, 2 * PATCH**2 * 3, PATCH), nn.GELU())
         self.prep[0].weight.requires_grad = False
@@ -159,8 +184,8 @@ class AirNet(Network):
         for number, width in enumerate(spec.widths, start=1):
             self.add_module(f"layer{number}", AirGroup(width_in, width, spec.depth, spec.norm_momentum))
             width_in = width
-        self.pool = nn.MaxPool2d(3)
-        self.linear = nn.Linear(width_in, 10, bias=False)
+        self.pool = nn.MaxPool2d((task.size - PATCH + 1) // 8)
+        self.linear = nn.Linear(width_in, task.classes, bias=False)
         self.logit_scale, self.whitening_bias = spec.logit_scale, spec.whitening_bias
         self.begin_epoch(0)
 
@@ -199,8 +224,8 @@ def whitening_filters(images: Tensor) -> Tensor:
 NETWORKS = {AirNetSpec: AirNet, CustomResNetSpec: CustomResNet, ResNet18Spec: ResNet18}
 
 
-def build_network(spec: ModelSpec, seed: int) -> Network:
-    """The network with initial weights drawn from `seed`, channels last in memory."""
+def build_network(spec: ModelSpec, task: Task, seed: int) -> Network:
+    """The network for this `task` with initial weights drawn from `seed`, channels last in memory."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[type(spec)](spec).to(memory_format=torch.channels_last)
+        return NETWORKS[type(spec)](spec, task).to(memory_format=torch.channels_last)

@@ -14,9 +14,9 @@ from safetensors.torch import load, save
 from torch import nn
 
 from cifar.config.params import read_section
-from cifar.config.schema import Mean, ModelSpec, Result, Std
+from cifar.config.schema import CLASSES, IMAGE_SIZE, SIZES, Mean, ModelSpec, Result, Std
 from cifar.data.splits import Statistics
-from cifar.nn.networks import build_network
+from cifar.nn.networks import Task, build_network
 from cifar.system.files import missing, replacing, write_json
 from cifar.system.process import InputError, is_out_of_memory, printable
 
@@ -24,11 +24,12 @@ FOLDER = Path("models")
 
 
 class Model(NamedTuple):
-    """A network, the statistics by which its inputs are normalised, and the names of its classes."""
+    """A network, the statistics by which its inputs are normalised, the names of its classes, and its images' side."""
 
     network: nn.Module
     statistics: Statistics
     classes: list[str]
+    image_size: int = IMAGE_SIZE  # pixels; what a model.json that does not say it means
 
 
 def save_model(
@@ -49,6 +50,7 @@ def save_model(
     with replacing(folder / "model.safetensors") as part:
         part.write_bytes(weights)
     card = {"network": spec.model_dump(), **model.statistics._asdict(), "classes": model.classes}
+    card |= {"image_size": model.image_size} if model.image_size != IMAGE_SIZE else {}
     card |= {"sha256": hashlib.sha256(weights).hexdigest(), "environment": environment}
     write_json(folder / "model.json", card | ({"trained_on": list(trained_on)} if len(trained_on) > 1 else {}))
 
@@ -59,7 +61,8 @@ class Card(Result):
     network: ModelSpec
     mean: Annotated[list[Mean], Field(min_length=3, max_length=3)]
     std: Annotated[list[Std], Field(min_length=3, max_length=3)]
-    classes: Annotated[list[str], Field(min_length=10, max_length=10)]
+    classes: Annotated[list[str], Field(min_length=CLASSES[0], max_length=CLASSES[-1])]
+    image_size: Annotated[int, Field(ge=SIZES[0], le=SIZES[-1])] = IMAGE_SIZE
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
     @model_validator(mode="after")
@@ -69,8 +72,13 @@ class Card(Result):
         return self
 
 
-def check_classes(model: Model, classes: Sequence[str]) -> None:
-    """Raise InputError unless the model was trained on these classes."""
+def check_fits(model: Model, classes: Sequence[str], size: int) -> None:
+    """Raise InputError unless the model was trained on these classes and on images of `size` x `size` pixels."""
+    if model.image_size != size:
+        raise InputError(
+            f"the model is for images of {model.image_size}x{model.image_size} pixels, those of the data set have "
+            f"{size}x{size}; run `dvc repro train`"
+        )
     if len(model.classes) != len(classes):
         raise InputError(
             f"the model has {len(model.classes)} classes, the data set has {len(classes)}; run `dvc repro train`"
@@ -100,7 +108,7 @@ def load_model(folder: Path = FOLDER) -> Model:
         raise InputError(
             f"{path} is damaged or from another training: its SHA-256 is not that in model.json; run `make repro`"
         )
-    network = build_network(card.network, seed=0)
+    network = build_network(card.network, Task(card.image_size, len(card.classes)), seed=0)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -109,4 +117,4 @@ def load_model(folder: Path = FOLDER) -> Model:
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise InputError(f"{path} holds weights that are not finite; delete it and run `dvc repro train`")
-    return Model(network.eval(), Statistics(tuple(card.mean), tuple(card.std)), card.classes)
+    return Model(network.eval(), Statistics(tuple(card.mean), tuple(card.std)), card.classes, card.image_size)

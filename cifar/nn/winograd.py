@@ -58,8 +58,8 @@ class WinogradConv(Function):
         filters = _filters(weight)
         chunk = max(1, CHUNK_FLOATS // (size * size * width))
         outputs = images.new_empty(count, size // pool, size // pool, width)
-        # int16 numbers the pixels of images of up to 181 x 181.
-        max_indices = outputs.new_empty(outputs.shape if pool > 1 else 0, dtype=torch.int16)
+        index_dtype = torch.int16 if size * size <= 2**15 else torch.int32  # it numbers the pixels of an image
+        max_indices = outputs.new_empty(outputs.shape if pool > 1 else 0, dtype=index_dtype)
         all_tiles = images.new_empty(count, _tiles(size) * 36 * width_in) if keep_tiles else None
         for part in _parts(count, chunk):
             tiles = _transform(_B, _cut_tiles(images[part]), all_tiles[part] if keep_tiles else None)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from cifar.config.schema import IMAGE_SIZE, GradCAM
+from cifar.config.schema import GradCAM
 from cifar.data.pictures import find_pictures, read_picture
 from cifar.nn.inference import predict
 from cifar.nn.saved import Model, load_model
@@ -72,7 +72,7 @@ def answers(model: Model, files: list[Path]) -> Iterator[Answer]:
     """What the network says of each file, in their order."""
     network = model.network.to(pick_device())
     for start in range(0, len(files), CHUNK):
-        chunk = [_read(file, IMAGE_SIZE) for file in files[start : start + CHUNK]]
+        chunk = [_read(file, model.image_size) for file in files[start : start + CHUNK]]
         images = [answer.image for answer in chunk if not answer.problem]
         if images:
             logits = predict(network, np.stack(images), model.statistics)

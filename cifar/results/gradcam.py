@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.config.schema import GradCAM
-from cifar.nn.inference import normalise
+from cifar.nn.inference import images_of, normalise
 from cifar.nn.saved import Model
 from cifar.results.heatmaps import Heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions
@@ -19,18 +19,16 @@ from cifar.system.process import InputError
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 TARGETS = {"predicted": "predicted", "label": "true"}
-BLOCK = 64  # images at a time, to bound the memory
+PIXELS = 64 * 32 * 32  # of the images at a time, to bound the memory
 
 
 def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settings: GradCAM) -> np.ndarray:
     """Strips uint8 (N, H, W', 3): each image, then one heatmap for each layer, for the classes `targets` (N,)."""
     check_layers(model.network, settings.layers)
-    inputs = normalise(torch.from_numpy(images), model.statistics)
-    classes = torch.from_numpy(targets).long()
     gap = np.full_like(images[:, :, :1], 255)
     panels = [images]
     for layer in settings.layers:
-        panels += [gap, overlay(images, heatmaps(model.network, inputs, layer, classes, method=settings.method))]
+        panels += [gap, overlay(images, _in_blocks(model, images, targets, layer=layer, method=settings.method))]
     return np.concatenate(panels, axis=2)
 
 
@@ -43,15 +41,22 @@ def map_mistakes(
     """
     check_layers(model.network, settings.layers)
     shown = mistakes[: shown_mistakes(images.shape[1:3])]
-    maps = np.zeros((2, len(shown), *images.shape[1:3]), np.uint8)
-    for start in range(0, len(shown), BLOCK):
-        block = shown[start : start + BLOCK]
-        inputs = normalise(torch.from_numpy(images[block]), model.statistics)
-        for row, classes in enumerate((predictions.predicted, predictions.labels)):
-            targets = torch.from_numpy(classes[block]).long()
-            drawn = heatmaps(model.network, inputs, settings.layers[-1], targets, method=settings.method)
-            maps[row, start : start + BLOCK] = (255 * drawn).round()
-    return Heatmaps(shown, *maps)
+    drawn = (
+        _in_blocks(model, images[shown], classes[shown], layer=settings.layers[-1], method=settings.method)
+        for classes in (predictions.predicted, predictions.labels)
+    )
+    return Heatmaps(shown, *((255 * maps).round().astype(np.uint8) for maps in drawn))
+
+
+def _in_blocks(model: Model, images: np.ndarray, targets: np.ndarray, *, layer: str, method: str) -> np.ndarray:
+    """`heatmaps` of images uint8 (N, H, W, 3) and their `targets` (N,), for so many at a time as the memory holds."""
+    block, maps = images_of(images.shape, PIXELS), np.zeros(images.shape[:3], np.float32)
+    for start in range(0, len(images), block):
+        part = slice(start, start + block)
+        inputs = normalise(torch.from_numpy(images[part]), model.statistics)
+        classes = torch.from_numpy(targets[part].astype(np.int64))
+        maps[part] = heatmaps(model.network, inputs, layer, classes, method=method)
+    return maps
 
 
 def check_layers(network: nn.Module, layers: Sequence[str]) -> None:

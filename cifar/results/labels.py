@@ -16,7 +16,7 @@ LABEL_ISSUES = Path("data/label_issues.csv")
 class LabelIssues(NamedTuple):
     """Images (M,) whose label is in doubt, the most doubtful first: what they are labelled and what they may be.
 
-    `indices` are the images', `labels` and `suggested` are classes uint8. The two probabilities are the network's for
+    `indices` are the images', `labels` and `suggested` are classes. The two probabilities are the network's for
     these classes, float64 in [0, 1], rounded to six decimals.
     """
 

@@ -16,7 +16,7 @@ MISTAKES = Path("data/misclassified.csv")
 
 
 class Predictions(NamedTuple):
-    """Logits float32 (N, 10), true labels uint8 (N,) and predicted classes uint8 (N,)."""
+    """Logits float32 (N, C), true labels (N,) and predicted classes (N,), both of the dtype of labels."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -34,16 +34,20 @@ def save_predictions(predictions: Predictions, path: Path = PREDICTIONS) -> None
         np.savez(file, logits=logits, labels=labels, predictions=predicted)
 
 
-def load_predictions(labels: np.ndarray, path: Path = PREDICTIONS) -> Predictions:
-    """The predictions for the test images; the labels in the file must equal `labels` (N,).
+def load_predictions(labels: np.ndarray, classes: int, path: Path = PREDICTIONS) -> Predictions:
+    """The predictions for the test images, of so many classes; the labels in the file must equal `labels` (N,).
 
     Raises InputError if the file is missing, damaged, for other images, or contradicts itself.
     """
     predictions = Predictions(*read_arrays(path, ("logits", "labels", "predictions")))
     types = [(array.dtype.name, array.shape) for array in predictions]
-    if types != [("float32", (len(labels), 10)), ("uint8", (len(labels),)), ("uint8", (len(labels),))]:
+    of_labels = labels.dtype.name, labels.shape
+    if types != [("float32", (len(labels), classes)), of_labels, of_labels]:
         listed = ", ".join(f"{dtype} {' x '.join(map(str, shape))}" for dtype, shape in types)
-        raise InputError(f"{path} holds {listed}, which does not fit the {len(labels)} test images; run `dvc repro`")
+        raise InputError(
+            f"{path} holds {listed}, which does not fit the {len(labels)} test images of {classes} classes; "
+            "run `dvc repro`"
+        )
     if not np.array_equal(predictions.labels, labels):
         raise InputError(f"{path} holds the labels of other test images; run `dvc repro`")
     if not np.isfinite(predictions.logits).all():
@@ -74,7 +78,7 @@ def spread_over_classes(predictions: Predictions, indices: np.ndarray) -> np.nda
 
     Within a class the order stays. Without this, one class can fill a whole gallery.
     """
-    by_class = [indices[predictions.labels[indices] == k] for k in range(10)]
+    by_class = [indices[predictions.labels[indices] == k] for k in range(predictions.logits.shape[1])]
     ranks = np.concatenate([np.arange(len(of_class)) for of_class in by_class])
     return np.concatenate(by_class)[np.argsort(ranks, kind="stable")]
 
@@ -85,7 +89,7 @@ def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame
     `images` of the `of` test images of class `actual` were classified as `predicted`. Pairs that never occur are left
     out; equally frequent pairs are in the order of the classes.
     """
-    counts = np.zeros((10, 10), dtype=int)
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (predictions.labels, predictions.predicted), 1)
     totals = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)

@@ -1,14 +1,15 @@
-"""Scores of a network's predictions, computed in float64 from logits float32 (N, 10) and labels uint8 (N,)."""
+"""Scores of a network's predictions, computed in float64 from logits float32 (N, C) and labels (N,)."""
 
 from statistics import NormalDist
 
 import numpy as np
 
+from cifar.data.splits import label_dtype
 from cifar.system.process import InputError
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural logarithms (N, 10) of the class probabilities; raises InputError if a logit is not finite."""
+    """Natural logarithms (N, C) of the class probabilities; raises InputError if a logit is not finite."""
     _check_finite(logits)
     shifted = logits - logits.max(axis=1, keepdims=True).astype(np.float64)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -20,9 +21,12 @@ def confidences(logits: np.ndarray) -> np.ndarray:
 
 
 def predicted_classes(logits: np.ndarray) -> np.ndarray:
-    """The class uint8 (N,) with the largest logit, the first of equal ones; raises InputError if one is not finite."""
+    """The class (N,) with the largest logit, the first of equal ones; raises InputError if one is not finite.
+
+    The dtype is that of labels.
+    """
     _check_finite(logits)
-    return logits.argmax(axis=1).astype(np.uint8)
+    return logits.argmax(axis=1).astype(label_dtype(logits.shape[1]))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -55,12 +59,51 @@ def top_k_accuracy(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 def class_accuracy(logits: np.ndarray, labels: np.ndarray) -> list[float]:
     """The accuracy on the images of each class; NaN for a class without images."""
-    image_counts = np.bincount(labels, minlength=10).tolist()
-    correct_counts = np.bincount(labels[predicted_classes(logits) == labels], minlength=10).tolist()
+    classes = logits.shape[1]
+    image_counts = np.bincount(labels, minlength=classes).tolist()
+    correct_counts = np.bincount(labels[predicted_classes(logits) == labels], minlength=classes).tolist()
     return [
         correct / images if images else float("nan")
         for correct, images in zip(correct_counts, image_counts, strict=True)
     ]
+
+
+def balanced_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean accuracy of the classes that have images: each class counts the same, however many it has."""
+    return float(np.nanmean(class_accuracy(logits, labels)))
+
+
+def macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean F1 score of the classes: twice the correct images of a class over all labelled or predicted as it.
+
+    A class that occurs neither as a label nor as a prediction does not count.
+    """
+    classes, predicted = logits.shape[1], predicted_classes(logits)
+    correct = np.bincount(labels[predicted == labels], minlength=classes)
+    either = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
+    return float(np.mean(2 * correct[either > 0] / either[either > 0]))
+
+
+def all_scores(logits: np.ndarray, labels: np.ndarray, *, augmented: np.ndarray | None) -> dict[str, float]:
+    """The scores in metrics/evaluate.json; `augmented` are the logits with test-time augmentation.
+
+    Top-5 accuracy is there from six classes on. Balanced accuracy and macro F1 are there if the classes differ in size.
+    """
+    wrong = int(np.count_nonzero(predicted_classes(logits) != labels))
+    low, high = accuracy_interval(len(labels) - wrong, len(labels))
+    scores = {"accuracy": accuracy(logits, labels), "accuracy_low": round(low, 6), "accuracy_high": round(high, 6)}
+    if logits.shape[1] > 5:
+        scores["top5_accuracy"] = top_k_accuracy(logits, labels, k=5)
+    if len(set(np.bincount(labels, minlength=logits.shape[1]).tolist())) > 1:
+        scores["balanced_accuracy"] = round(balanced_accuracy(logits, labels), 6)
+        scores["macro_f1"] = round(macro_f1(logits, labels), 6)
+    scores |= {
+        "loss": round(cross_entropy(logits, labels), 6),
+        "expected_calibration_error": round(expected_calibration_error(logits, labels, bins=15), 6),
+        "wrong": wrong,
+        "images": len(labels),
+    }
+    return scores | ({} if augmented is None else {"tta_accuracy": accuracy(augmented, labels)})
 
 
 def expected_calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int) -> float:

@@ -72,6 +72,11 @@ def draw_sheet(
     save_png(figure, path, DPI)
 
 
+def side_by_side(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Strips uint8 (N, H, 2 W + 1, 3): the images on the `left`, a white line, the images on the `right`."""
+    return np.concatenate([left, np.full_like(left[:, :, :1], 255), right], axis=2)
+
+
 def _wrap(text: str, width: int) -> list[str]:
     """`text` in lines of at most `width` pixels in the title's font, broken between words; a long word stays whole."""
     first, *rest = text.split()

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -105,10 +105,17 @@ def write_csv(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def write_array(path: str | Path, array: np.ndarray) -> None:
-    array = np.ascontiguousarray(array)
+    write_blocks(path, array.dtype, array.shape, [array])
+
+
+def write_blocks(path: str | Path, dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> None:
+    """Write an array of this dtype and shape as .npy, from `blocks` of it along the first axis, in their order."""
+    empty = np.empty((0, *shape[1:]), dtype)
+    header = np.lib.format.header_data_from_array_1_0(empty) | {"shape": shape}
     with replacing(path) as part, open(part, "wb") as file:
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-        file.write(array.data)  # np.save does not say why it could not write
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).data)  # np.save does not say why it could not write
 
 
 def read_array(path: str | Path, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
@@ -116,9 +123,21 @@ def read_array(path: str | Path, dtype: str, shape: tuple[int | None, ...]) -> n
 
     Raises InputError when the file is missing, damaged or another array.
     """
+    return _checked_array(path, dtype, shape, _read_values)
+
+
+def map_array(path: str | Path, dtype: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """The same as `read_array`, mapped: the values are read when they are used, and need not fit the memory.
+
+    The array may be written to, which does not change the file.
+    """
+    return _checked_array(path, dtype, shape, _map_values)
+
+
+def _checked_array(path: str | Path, dtype: str, shape: tuple[int | None, ...], values_of: ValuesOf) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            array = _parse_array(file, os.fstat(file.fileno()).st_size)
+            array = _parse_array(file, os.fstat(file.fileno()).st_size, values_of)
     except FileNotFoundError:
         raise missing(path) from None
     except ValueError:
@@ -140,13 +159,14 @@ def read_arrays(path: str | Path, names: Sequence[str]) -> list[np.ndarray]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = [archive.read(f"{name}.npy") for name in names]
-        return [_parse_array(io.BytesIO(member), len(member)) for member in members]
+        return [_parse_array(io.BytesIO(member), len(member), _read_values) for member in members]
     except MemoryError:
         raise
     except Exception:  # in memory no read can fail, so anything that zipfile and zlib raise means a damaged archive
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
 
 
+ValuesOf = Callable[[BinaryIO, np.dtype, int], np.ndarray]
 NPY_MAGIC = b"\x93NUMPY\x01\x00"
 NPY_HEADER = re.compile(
     rb"\{'descr': '([<>|=][a-zA-Z]\d{1,4})', 'fortran_order': (True|False), "
@@ -154,11 +174,12 @@ NPY_HEADER = re.compile(
 )
 
 
-def _parse_array(file: BinaryIO, size: int) -> np.ndarray:
+def _parse_array(file: BinaryIO, size: int, values_of: ValuesOf) -> np.ndarray:
     """The array in a .npy file of `size` bytes, of the form that NumPy writes (numpy.lib.format, version 1.0).
 
-    Raises ValueError when it is not one. np.load takes the header for Python source, so that damaged bytes raise errors
-    and warnings of the parser's, and trusts the shape in it before it knows how long the file is.
+    `values_of` gives so many values of a dtype from the file's position on. Raises ValueError when it is not one.
+    np.load takes the header for Python source, so that damaged bytes raise errors and warnings of the parser's, and
+    trusts the shape in it before it knows how long the file is.
     """
     start = file.read(len(NPY_MAGIC) + 2)
     header = file.read(int.from_bytes(start[len(NPY_MAGIC) :], "little"))
@@ -172,10 +193,21 @@ def _parse_array(file: BinaryIO, size: int) -> np.ndarray:
     shape = tuple(int(length) for length in fields[3].replace(b" ", b"").split(b",") if length)
     if dtype.hasobject or len(shape) > 32 or size - file.tell() != math.prod(shape) * dtype.itemsize:
         raise ValueError("pickles, or another length than the header says")
-    array = np.empty(math.prod(shape), dtype)
-    if file.readinto(array.view(np.uint8)) != array.nbytes:
+    values = values_of(file, dtype, math.prod(shape))
+    return values.reshape(shape, order="F" if fields[2] == b"True" else "C")
+
+
+def _read_values(file: BinaryIO, dtype: np.dtype, count: int) -> np.ndarray:
+    values = np.empty(count, dtype)
+    if file.readinto(values.view(np.uint8)) != values.nbytes:
         raise ValueError("cut off while it was read")
-    return array.reshape(shape, order="F" if fields[2] == b"True" else "C")
+    return values
+
+
+def _map_values(file: BinaryIO, dtype: np.dtype, count: int) -> np.ndarray:
+    if count == 0:
+        return np.empty(0, dtype)  # nothing cannot be mapped
+    return np.asarray(np.memmap(file, dtype, mode="c", offset=file.tell(), shape=(count,)))
 
 
 def write_checksums(path: str | Path, names: list[str]) -> None:

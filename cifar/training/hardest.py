@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cifar.config.schema import NoAverage, NoFilter
-from cifar.data.splits import Batch, Statistics
+from cifar.data.splits import Batch, Rows, Statistics
 from cifar.training.trainer import Trainer, TrainerSpec, build_loss, build_trainer, check_finite
 
 
@@ -22,12 +22,12 @@ class Filter:
     """
 
     proxy: Trainer
-    losses_of: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,): (N,)
+    losses_of: Callable[[Tensor, Tensor], Tensor]  # of logits (N, C) and targets (N,): (N,)
     share: float  # of a batch to pick
     every: int  # steps
 
     def hardest(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The indices, ascending, of the `share` (rounded, at least one) of logits (N, 10) with the largest losses."""
+        """The indices, ascending, of the `share` (rounded, at least one) of logits (N, C) with the largest losses."""
         losses = self.losses_of(logits.detach(), targets)  # (N,)
         count = max(1, round(self.share * len(losses)))
         return losses.argsort(descending=True, stable=True)[:count].sort().values
@@ -58,7 +58,7 @@ class Filter:
             check_finite(loss.item(), "the loss of filter.model", number, lr)
 
 
-def build_filter(spec: TrainerSpec, statistics: Statistics, images: np.ndarray) -> Filter | None:
+def build_filter(spec: TrainerSpec, statistics: Statistics, images: np.ndarray | Rows) -> Filter | None:
     """The filter of a trainer with this `spec`, or None; see `build_trainer` for the arguments.
 
     The proxy is trained as the trainer's network is, but without an average, and always on whole batches.

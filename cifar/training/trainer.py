@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.config.schema import NLL, AverageSpec, CrossEntropy, FilterSpec, LossSpec, ModelSpec, OptimizerSpec
-from cifar.data.splits import Batch, Statistics
-from cifar.nn.inference import normalise
-from cifar.nn.networks import Network, build_network
+from cifar.data.splits import Batch, Rows, Statistics
+from cifar.nn.inference import images_of, normalise
+from cifar.nn.networks import Network, Task, build_network
 from cifar.system.device import pick_device, pick_precision
 from cifar.system.process import InputError
 from cifar.training.averaging import Average, build_average
@@ -22,7 +22,7 @@ from cifar.training.optimizers import build_optimizers
 from cifar.training.shards import cut, sum_shards
 
 UNREAD = 50  # steps on a GPU before their losses are read
-FIT_IMAGES = 5000  # how many training images a network is fitted to
+FIT_PIXELS = 5000 * 32 * 32  # of the training images that a network is fitted to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,7 @@ class TrainerSpec:
     compile: bool
     shards: int  # parts of each batch, a power of two; see `cifar.training.shards`
     seed: int  # of the initial weights
+    classes: int  # of the data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Trainer:
     forward: Callable[[Tensor], Tensor]  # the network, as it is or compiled
     optimizers: list[torch.optim.Optimizer]
     average: Average | None
-    loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, 10) and targets (N,)
+    loss: Callable[[Tensor, Tensor], Tensor]  # of logits (N, C) and targets (N,)
     penalised: list[Tensor]  # the parameters in the L1 penalty
     l1: float
     statistics: Statistics
@@ -93,7 +94,7 @@ class Trainer:
         return self.update(self.logits(batch.images), batch.labels.to(self.device, non_blocking=True), lr, momentum)
 
     def update(self, logits: Tensor, targets: Tensor, lr: float, momentum: float | None = None) -> Tensor:
-        """The second half of `step`: from logits (N, 10) and their targets (N,)."""
+        """The second half of `step`: from logits (N, C) and their targets (N,)."""
         objective, penalty = self.loss(logits, targets), self.penalty()
         (objective + penalty).backward()
         self._descend(lr, momentum)
@@ -124,7 +125,7 @@ class Trainer:
         self.network.zero_grad(set_to_none=True)
 
     def logits(self, images: Tensor) -> Tensor:
-        """Logits float32 (N, 10) of images uint8 (N, 32, 32, 3); the network's mode stays as it is."""
+        """Logits float32 (N, C) of images uint8 (N, S, S, 3); the network's mode stays as it is."""
         inputs = normalise(images.to(self.device, non_blocking=True), self.statistics)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.forward(inputs)
@@ -161,15 +162,15 @@ class Trainer:
             self.average.model.load_state_dict(state["average"])
 
 
-def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray) -> Trainer:
+def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray | Rows) -> Trainer:
     """A fresh network on the best device, with its optimizers, loss and average.
 
-    `images` uint8 (N, 32, 32, 3) are the training images: the network is fitted to the first 5,000 of them. Each step
-    sets the learning rates. `spec.compile` has an effect on a GPU only: see `Compiled`.
+    `images` uint8 (N, S, S, 3) are the training images: the network is fitted to the first of them, 5,000 of 32x32
+    pixels. Each step sets the learning rates. `spec.compile` has an effect on a GPU only: see `Compiled`.
     """
     device = pick_device()
-    network = build_network(spec.model, spec.seed)
-    network.fit_to(normalise(torch.from_numpy(images[:FIT_IMAGES]), statistics))
+    network = build_network(spec.model, Task(images.shape[1], spec.classes), spec.seed)
+    network.fit_to(normalise(torch.from_numpy(images[: images_of(images.shape, FIT_PIXELS)]), statistics))
     network = network.to(device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return Trainer(
@@ -193,12 +194,12 @@ def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray)
 
 
 def _scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross entropy of logits (N, 10), summed over the images, and the number that are correct."""
+    """The cross entropy of logits (N, C), summed over the images, and the number that are correct."""
     return F.cross_entropy(logits, targets, reduction="sum"), (logits.argmax(1) == targets).sum().float()
 
 
 def build_loss(spec: LossSpec, reduction: str = "mean") -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of logits (N, 10) and targets (N,): the mean over the images, or with the reduction `none` (N,)."""
+    """The loss of logits (N, C) and targets (N,): the mean over the images, or with the reduction `none` (N,)."""
     match spec:
         case NLL():
             return lambda logits, targets: F.nll_loss(F.log_softmax(logits, dim=1), targets, reduction=reduction)

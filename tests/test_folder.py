@@ -1,0 +1,206 @@
+"""`dataset: folder`: which files become training and test images of which class, and what is said of disorder."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dvc.utils.hydra import apply_overrides
+from PIL import Image
+from scmrepo.git import Git
+
+from cifar.data.folder import Pictures, build_splits, list_images
+from cifar.data.splits import load_classes, load_split
+from cifar.system.process import InputError
+from stages import download
+
+ROOT = Path(__file__).parents[1]
+RANDOM = np.random.default_rng(0)
+
+
+def colour(path: Path) -> tuple[int, int, int]:
+    """A colour that tells the file's picture from others."""
+    return tuple(hashlib.sha256(path.name.encode() + path.parent.name.encode()).digest()[:3])
+
+
+def draw(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", tuple(RANDOM.integers(20, 60, 2)), colour(path)).save(path)
+
+
+def listed(folder: Path, **changes):
+    return list_images(folder, **{"test_share": 0.2, "seed": 0} | changes)
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [path.name for path in paths]
+
+
+def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
+    draw(*(tmp_path / f"{part}/{name}/{k}.png" for part in ("train", "test") for name in "ba" for k in range(3)))
+    draw(tmp_path / "train/b/deep/9.png")
+    found = listed(tmp_path)
+    assert found.classes == ["a", "b"]
+    assert names(found.train["b"]) == ["0.png", "1.png", "2.png", "9.png"]
+    assert found.test["b"] == [tmp_path / f"test/b/{k}.png" for k in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("share", "counts"), [(0.2, [10, 1, 1]), (0.5, [25, 2, 1]), (0.99, [49, 4, 1]), (0.01, [1, 1, 1])]
+)
+def test_a_share_of_each_class_is_for_testing_and_never_all_or_none(tmp_path, share, counts):
+    for name, count in {"a": 50, "b": 5, "c": 2}.items():
+        draw(*(tmp_path / f"{name}/{k}.png" for k in range(count)))
+    found = listed(tmp_path, test_share=share)
+    assert [len(found.test[name]) for name in "abc"] == counts
+    for name in "abc":
+        assert sorted([*found.train[name], *found.test[name]]) == sorted((tmp_path / name).iterdir())
+
+
+def test_a_new_picture_does_not_move_the_others(tmp_path):
+    draw(*(tmp_path / f"{name}/{k}.png" for name in "ab" for k in range(50)))
+    before = {seed: listed(tmp_path, seed=seed) for seed in (0, 1)}
+    assert before[0].test["a"] != before[1].test["a"]
+    draw(tmp_path / "a/new.png")  # of 51 pictures 10 are for testing, as of 50
+    after = listed(tmp_path)
+    assert after.test["b"] == before[0].test["b"]
+    assert len({*after.test["a"]} ^ {*before[0].test["a"]}) in (0, 2)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    draw(*(tmp_path / f"{name}/{k}.png" for name in ("train", "bus") for k in range(3)))
+    assert listed(tmp_path).classes == ["bus", "train"]
+
+
+def test_classes_take_turns_and_the_pictures_are_those_of_their_files(tmp_path):
+    draw(
+        *(tmp_path / f"train/{name}/{k}.png" for name, count in {"a": 3, "b": 1, "c": 2}.items() for k in range(count))
+    )
+    draw(*(tmp_path / f"test/{name}/7.png" for name in "abc"))
+    seen = []
+    train, test = build_splits(listed(tmp_path), 16, seen.append)
+    assert train.labels.tolist() == [0, 1, 2, 0, 2, 0] and test.labels.tolist() == [0, 1, 2]
+    assert train.labels.dtype == np.uint8 and train.images.shape == (6, 16, 16, 3)
+    expected = [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("c", 1), ("a", 2)]
+    for image, (name, k) in zip(train.images[:], expected, strict=True):
+        assert (image == colour(tmp_path / f"train/{name}/{k}.png")).all()
+    assert (test.images[np.array([2])] == colour(tmp_path / "test/c/7.png")).all()
+    assert sum(seen) == 7
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def add(*paths: str):
+    return lambda folder: draw(*(folder / path for path in paths))
+
+
+def touch(path: str):
+    return lambda folder: (folder / path).write_text("notes")
+
+
+def make(path: str):
+    return lambda folder: (folder / path).mkdir()
+
+
+def link(folder: Path) -> None:
+    (folder / "linked").symlink_to(folder / "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (shutil.rmtree, r"is missing; put pictures into \S+/<class>/"),
+        (empty, "has no folders of pictures; put pictures into .*only what was added by `dvc add`"),
+        (add("one.png"), "one.png is in no class's folder; move it into one or delete it"),
+        (touch("notes.txt"), "notes.txt is in no class's folder"),
+        (make("c"), "/c holds no picture; add some or delete it"),
+        (add("c/1.png"), "/c has one picture, at least two are needed"),
+        (lambda folder: shutil.rmtree(folder / "b"), "has 1 folders, one for each class; 2 to 1,000 work"),
+        (add("train/x/1.png", "test/x/1.png"), "has train/, test/ and a/; put pictures"),
+        (make("c\nd"), r"has a folder 'c\\nd', which is no name for a class"),
+        (link, "linked is a link, whose pictures DVC does not look at; copy the folder"),
+    ],
+)
+def test_folders_in_disorder_are_one_line(tmp_path, change, told):
+    folder = tmp_path / "images"
+    draw(*(folder / f"{name}/{k}.png" for name in "ab" for k in range(2)))
+    (folder / "README.md").touch()
+    (folder / "a.dvc").touch()
+    assert listed(folder).classes == ["a", "b"]
+    change(folder)
+    with pytest.raises(InputError, match=told):
+        listed(folder)
+
+
+def test_training_and_test_folders_in_disorder_are_one_line(tmp_path):
+    draw(tmp_path / "train/a/1.png", tmp_path / "train/b/1.png")
+    with pytest.raises(InputError, match="has train/ alone; put pictures into"):
+        listed(tmp_path)
+    draw(tmp_path / "test/a/1.png", tmp_path / "test/c/1.png")
+    with pytest.raises(InputError, match="train has a class b, which .*test lacks; add its pictures"):
+        listed(tmp_path)
+
+
+def test_all_files_that_are_no_pictures_are_counted_and_the_first_is_named(tmp_path):
+    paths = [tmp_path / f"{k}.png" for k in range(9)]
+    draw(*paths)
+    paths[4].write_text("my notes")
+    with pytest.raises(InputError, match=r"4.png holds no PNG, [^()]+ or GIF picture; replace it or delete it$"):
+        Pictures(paths, 16)[:]
+    for path in paths[6], paths[8]:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"4.png holds no PNG.* \(2 other files cannot be used either\)$"):
+        Pictures(paths, 16)[5:]
+    assert Pictures(paths, 16)[:4].shape == (4, 16, 16, 3)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A folder for the stage `download`, the current one, with pictures of three classes."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    draw(*(tmp_path / f"data/images/{name}/{k}.png" for name in ("cat", "dog", "Ärger") for k in range(6)))
+    apply_overrides("params.yaml", ["dataset=folder", "folder.size=24"])
+    return tmp_path
+
+
+def test_the_stage_writes_the_arrays_of_the_contract(project, capsys):
+    download.main()
+    assert load_classes() == ["cat", "dog", "Ärger"]
+    train, test = load_split("train"), load_split("test")
+    assert train.images.shape == (15, 24, 24, 3) and np.bincount(test.labels).tolist() == [1, 1, 1]
+    listed = []
+    for name, split in (("train", train), ("test", test)):
+        paths = [Path(line) for line in Path(f"data/dataset/{name}_files.txt").read_text().splitlines()]
+        for path, image, label in zip(paths, split.images, split.labels, strict=True):
+            assert path.parent.name == load_classes()[label] and (image == colour(path)).all()
+        listed += paths
+    assert sorted(listed) == sorted(Path("data/images").glob("*/*"))  # every picture once
+    assert (
+        "folder: 15 training and 3 test images of 24x24 pixels in 3 classes from data/images/"
+        in capsys.readouterr().out
+    )
+
+
+def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes_and_dvc_looks_into_the_folder():
+    ours = ["data/images/README.md", "data/images/cat.dvc"]
+    pictures = ["data/images/cat/1.png", "data/images/train/cat/1.png"]
+    command = ["git", "check-ignore", "--no-index", *ours, *pictures]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split() == pictures
+    by_dvc = Git(str(ROOT)).is_ignored  # which asks this of every folder before it looks for .dvc files there
+    assert not by_dvc("data/images/") and by_dvc("data/images/cat/")
+
+
+def test_a_bad_picture_leaves_no_data_set(project):
+    os.truncate("data/images/dog/3.png", 60)
+    with pytest.raises(InputError, match="data/images/dog/3.png is cut off or damaged"):
+        download.main()
+    assert not [path for path in project.rglob("data/dataset/*") if "images" in path.name]
