@@ -105,7 +105,7 @@ def _load(name: str, folder: Path) -> Side:
 
 def load_side(name: str, folder: Path = Path()) -> Side:
     """A run from the files in `folder`; raises InputError if one of NEEDED is missing or damaged."""
-    test = load_split("test", folder / "data/dataset")
+    test, classes = load_split("test", folder / "data/dataset"), load_classes(folder / "data/dataset")
     metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in ("evaluate", "train")}
     tables = {key: folder / CHARTS[key].table for key in (*CURVES, *OF_CLASSES)}
     return Side(
@@ -115,8 +115,8 @@ def load_side(name: str, folder: Path = Path()) -> Side:
         read_json(folder / CARD)["environment"] if (folder / CARD).is_file() else {},
         {key: read_table(path) for key, path in tables.items() if path.is_file()},
         test,
-        load_classes(folder / "data/dataset"),
-        load_predictions(test.labels, folder / "data/predictions.npz"),
+        classes,
+        load_predictions(test.labels, len(classes), folder / "data/predictions.npz"),
     )
 
 
