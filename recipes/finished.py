@@ -95,7 +95,7 @@ def commit_of(folder: Path) -> str:
     changed = git(folder, "status", "--porcelain", "--", *CODE).splitlines()
     if changed:
         names = ", ".join(line[3:] for line in changed)
-        raise InputError(f"{folder} has changes that are in no commit: {names}; commit them")
+        raise InputError(f"{folder} has uncommitted changes: {names}; commit them")
     commit = git(folder, "rev-parse", "HEAD").strip()
     known = subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
     if known.returncode:

@@ -224,4 +224,4 @@ def test_a_wrong_number_is_refused(message, monkeypatch):
 def test_a_stage_says_in_one_line_that_a_number_is_wrong(project):
     ended = with_variables(project, PROCESSES=3).stage("evaluate")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
-    assert ended.stderr.startswith("error: PROCESSES is 3, which must divide shards (4)")
+    assert ended.stderr.startswith("error: PROCESSES is 3, but must divide shards (4)")

@@ -146,7 +146,7 @@ def test_a_run_of_code_that_is_in_no_commit_of_this_branch_is_refused(project, t
     for name in "stages/train.py", "params.yaml":
         with open(elsewhere.folder / name, "a") as file:
             file.write("# changed\n")
-    with pytest.raises(InputError, match=r"elsewhere has changes that are in no commit: stages/train.py; commit them$"):
+    with pytest.raises(InputError, match=r"elsewhere has uncommitted changes: stages/train.py; commit them$"):
         finished.commit_of(elsewhere.folder)
     elsewhere.git("commit", "--quiet", "--all", "--message=other")
     with pytest.raises(InputError, match=r"is not in this branch; merge it first"):
