@@ -25,7 +25,7 @@ def main() -> None:
     images = load_split("test").images
     check_fits(model, load_classes(), images.shape[1])
 
-    content = to_onnx(model, size=images.shape[1])
+    content = to_onnx(model)
     logits = predict(model.network.to(pick_device()), images, model.statistics)
     found = compare(run_onnx(content, images), logits)
 

@@ -12,9 +12,9 @@ from projects import ROOT
 from specs import AIRNET, CIFAR, CUSTOM_RESNET, RESNET18, STATISTICS, changed
 from torch import nn
 
-from cifar.nn.exported import compare, to_onnx
+from cifar.nn.exported import compare, run_onnx, to_onnx
 from cifar.nn.inference import predict
-from cifar.nn.networks import build_network
+from cifar.nn.networks import Task, build_network
 from cifar.nn.plain import plain
 from cifar.nn.saved import Model, load_model
 from cifar.system.process import InputError
@@ -53,7 +53,7 @@ def open_session(file: bytes | Path) -> onnxruntime.InferenceSession:
 @pytest.fixture(scope="module", params=OPERATORS)
 def exported(request) -> tuple[str, Model, bytes]:
     model = trained(OPERATORS[request.param][0])
-    return request.param, model, to_onnx(model, size=32)
+    return request.param, model, to_onnx(model)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,15 @@ def test_its_input_output_and_metadata_say_how_to_use_it(exported):
     assert json.loads(metadata["classes"]) == CLASSES and metadata["size"] == "32"
 
 
+def test_images_of_another_size_and_a_few_classes_are_exported_as_such():
+    network = build_network(AIRNET, Task(size=50, classes=3), seed=0)
+    content = to_onnx(Model(network, STATISTICS, ["a", "b", "c"], image_size=50))
+    images = np.random.default_rng(0).integers(0, 256, (3, 50, 50, 3), dtype=np.uint8)
+    expected = predict(network, images, STATISTICS)
+    np.testing.assert_allclose(run_onnx(content, images), expected, rtol=1e-4, atol=1e-5)
+    assert open_session(content).get_modelmeta().custom_metadata_map == {"classes": '["a", "b", "c"]', "size": "50"}
+
+
 def test_the_file_names_no_folder_and_no_line_of_code(exported):
     file = onnx.load_from_string(exported[2])
     for tensor in file.graph.initializer:
@@ -113,7 +122,7 @@ def test_the_file_names_no_folder_and_no_line_of_code(exported):
 
 def test_the_stage_in_another_folder_and_process_writes_the_same_bytes(project):
     written = (project.folder / "models/model.onnx").read_bytes()
-    assert written == to_onnx(load_model(project.folder / "models"), size=32)
+    assert written == to_onnx(load_model(project.folder / "models"))
 
 
 def test_the_metrics_are_those_of_all_test_images(project):

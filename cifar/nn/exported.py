@@ -30,13 +30,13 @@ class _FromPixels(nn.Module):
         return self.network(normalise(images, self.statistics))
 
 
-def to_onnx(model: Model, size: int) -> bytes:
-    """`model` as an ONNX file: `images` uint8 (N, S, S, 3) to `logits` float32 (N, C), for any N and an S of `size`.
+def to_onnx(model: Model) -> bytes:
+    """`model` as an ONNX file: `images` uint8 (N, S, S, 3) to `logits` float32 (N, C), for any N.
 
-    The metadata has the names of the classes as JSON, and the size. The bytes depend on the model and on the versions
+    The metadata has the names of the classes as JSON, and S as `size`. The bytes depend on the model and the versions
     of torch and onnxscript, not on the folder: where in the code each operator comes from is left out.
     """
-    example = torch.zeros(2, size, size, 3, dtype=torch.uint8)
+    example = torch.zeros(2, model.image_size, model.image_size, 3, dtype=torch.uint8)
     program = torch.onnx.export(
         _FromPixels(plain(model.network), model.statistics).eval(),
         (example,),
@@ -54,7 +54,8 @@ def to_onnx(model: Model, size: int) -> bytes:
         del part.metadata_props[:]
         part.ClearField("doc_string")
     exported.producer_version = torch.__version__.split("+")[0]  # without the kind of build, such as +cpu
-    onnx.helper.set_model_props(exported, {"classes": json.dumps(model.classes, ensure_ascii=False), "size": str(size)})
+    metadata = {"classes": json.dumps(model.classes, ensure_ascii=False), "size": str(model.image_size)}
+    onnx.helper.set_model_props(exported, metadata)
     onnx.checker.check_model(exported, full_check=True)
     return exported.SerializeToString(deterministic=True)
 
