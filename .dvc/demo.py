@@ -47,6 +47,8 @@ def refuse_other_folders(folder: Path) -> None:
     target = folder.resolve()
     if target == ROOT or target in ROOT.parents:
         sys.exit(f"error: DEMO is {str(folder)!r}, which holds this project; name a folder of its own")
+    if any(source in (target, *target.parents) for source in (ROOT / name for name in COPIED)):
+        sys.exit(f"error: DEMO is {str(folder)!r}, inside what a demo copies; name a folder outside of it")
     if target.exists() and not target.is_dir():
         sys.exit(f"error: DEMO is {str(folder)!r}, which is a file; name a folder")
     if not is_demo(target) and target.is_dir() and any(target.iterdir()):

@@ -12,6 +12,7 @@ Whatever is whole stays as it is. `make mend` runs this, and `make repro` and `m
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,11 +24,12 @@ from dvc.lock import LockError, make_lock
 from dvc.repo import Repo
 from dvc.rwlock import SCHEMA
 from dvc.schema import COMPILED_LOCKFILE_SCHEMA
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 from voluptuous import Invalid
 
 TMP = Path(".dvc/tmp")
 LOCK = "dvc.lock"
+MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def main() -> None:
@@ -68,11 +70,15 @@ def mend_lock(path: Path) -> None:
 
 
 def is_lock(content: bytes) -> bool:
+    """Is it a dvc.lock that DVC can read? DVC's own schema also accepts one that ends before or within the stages."""
     try:
-        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(content.decode("utf-8")))
-    except (YAMLError, Invalid, UnicodeDecodeError):
+        lock = COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(content.decode("utf-8")))
+        files = [file for stage in lock["stages"].values() for file in (*stage.get("deps", ()), *stage.get("outs", ()))]
+        return all(file["path"] and MD5.fullmatch(file["md5"]) for file in files if file.get("hash") == "md5")
+    except MemoryError:
+        raise
+    except Exception:  # for a value that does not fit its tag or form ruamel.yaml raises whatever its parsers do
         return False
-    return True
 
 
 def has_conflict(content: bytes) -> bool:

@@ -25,7 +25,7 @@ from cifar.config.params import check_params, parse_yaml
 from cifar.results.comparison import mcnemar, seeds_needed, summarise, verdict, welch
 from cifar.results.revisions import experiments, find_commit, git
 from cifar.results.side_by_side import MOST
-from cifar.system.files import write_text
+from cifar.system.files import read_arrays, write_text
 from cifar.system.process import InputError
 from recipes.__main__ import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
@@ -297,14 +297,14 @@ def read_predictions(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """The test labels (N,) and whether the predictions are right, bool (N,); InputError when DVC's cache lacks them."""
     outs = {out["path"]: out["md5"] for out in lock_at(run.commit)["evaluate"]["outs"]}
     md5 = outs[PREDICTIONS]
-    try:
-        with np.load(cache_folder() / "files/md5" / md5[:2] / md5[2:], allow_pickle=False) as file:
-            return file["labels"], file["predictions"] == file["labels"]
-    except FileNotFoundError:
+    path = cache_folder() / "files/md5" / md5[:2] / md5[2:]
+    if not path.exists():
         raise InputError(
             f"{PREDICTIONS} of {run.name} is not in DVC's cache; `dvc fetch --all-commits` or `dvc exp pull` gets it "
             "from a remote"
-        ) from None
+        )
+    labels, predicted = read_arrays(path, ["labels", "predictions"])
+    return labels, predicted == labels
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -163,6 +163,15 @@ def test_gallery_and_heatmaps_show_the_same_real_images_in_the_same_order(projec
             place_of(test.images[next(index for index in table["index"] if index not in shown)], pixels)
 
 
+def test_true_classes_are_green_and_wrong_predictions_red(project):
+    misclassified.main()
+    gradcam.main()
+    for sheet in ("misclassified/gallery", "misclassified/correct", "gradcam/misclassified", "gradcam/correct"):
+        pixels = read_png(f"plots/{sheet}.png")
+        has_green, has_red = ((pixels == colour).all(axis=2).any() for colour in ([26, 127, 55], [179, 38, 30]))
+        assert (has_green, has_red) == (True, not sheet.endswith("correct")), sheet
+
+
 def test_both_sheets_of_correct_predictions_show_the_same_images_in_the_same_order(project, evaluated):
     _, test, logits = evaluated
     misclassified.main()

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from dvc.utils.hydra import apply_overrides
@@ -22,7 +23,7 @@ from specs import AIRNET, CIFAR
 from cifar.data.splits import load_classes, load_statistics
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
-from cifar.system.files import write_checksums, write_json
+from cifar.system.files import write_checksums, write_json, write_text
 from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +46,12 @@ def whole(tmp_path_factory) -> Path:
             import_module(f"stages.{stage}").main()
         write_json("metrics/lr_find.json", {"lr_max": 0.1, "lr_min": 0.01, "steps": 30})
         save_model(Model(build_network(AIRNET, CIFAR, seed=0), load_statistics(), load_classes()), AIRNET, {})
-        for stage in ("evaluate", "misclassified"):
+        for stage in ("evaluate", "misclassified", "gradcam"):
             import_module(f"stages.{stage}").main()
+        write_json("metrics/train.json", TRAINED)
+        write_text("models/summary.txt", "10 layers")
+        for path, table in TABLES.items():
+            write_text(path, table)
     return folder
 
 
@@ -59,6 +64,14 @@ def project(whole, tmp_path, monkeypatch) -> Path:
     return folder
 
 
+TRAINED = {"epoch": 1, "train_images": 40, "train_accuracy": 0.5, "val_images": 20, "val_accuracy": 0.5}
+TRAINED |= {"lr_max": 0.1, "lr_min": 0.01, "parameters": 10, "l1_penalty": 0.0}
+CURVE, HISTORY = "plots/lr_find/curve.csv", "plots/train/history.csv"
+TABLES = {
+    CURVE: "lr,loss,smoothed_loss,suggestion\n0.1,2.0,2.0,lr_max\n",
+    HISTORY: "epoch,train_loss,train_accuracy,val_loss,val_accuracy,lr\n1,2.0,0.5,2.0,0.5,0.1\n",
+    "plots/train/schedule.csv": "step,lr,momentum\n0,0.1,0.9\n",
+}
 Damage = Callable[[Path], None]  # what happens to the input at a path, which may be a link to another copy
 
 
@@ -243,7 +256,47 @@ WRONG = [
     ("export", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
     ("export", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
+    ("report", CARD, entries(lambda card: {"classes": card["classes"]}), f"{CARD} is damaged, network: field required"),
+    ("report", CARD, entries(put("classes", list("abcdefghij"))), f"{CARD} names other classes than the data set"),
+    ("report", "models/summary.txt", gone, "models/summary.txt is missing"),
+    ("report", "models/summary.txt", content(b"\xff"), "models/summary.txt is damaged"),
+    ("report", "metrics/train.json", entries(lambda _: {}), "metrics/train.json is damaged, epoch: field required"),
+    ("report", "metrics/train.json", entries(put("val_accuracy", "0.5")), "val_accuracy: input should be a valid"),
+    ("report", "metrics/evaluate.json", entries(put("wrong", 51)), "more images are wrong than there are"),
+    ("report", "metrics/evaluate.json", entries(put("images", 0)), "images: input should be greater"),
+    ("report", "metrics/stats.json", entries(put("std", {"red": 0.2})), "std.green: field required"),
+    ("report", "metrics/lr_find.json", entries(put("lr_max", None)), "lr_max: input should be a valid number"),
+    ("report", HISTORY, gone, f"{HISTORY} is missing"),
+    ("report", HISTORY, content(b""), f"{HISTORY} is damaged"),
+    ("report", HISTORY, content(b"\xff"), f"{HISTORY} is damaged"),
+    ("report", HISTORY, content(b"epoch,loss\n1,2.0\n"), f"{HISTORY} is damaged"),
+    ("report", CURVE, content(TABLES[CURVE].replace("0.1", "low").encode()), f"{CURVE} is damaged"),
+    ("report", CURVE, content(TABLES[CURVE].replace("0.1", "inf").encode()), f"{CURVE} is damaged"),
+    ("report", "plots/misclassified/confused_pairs.csv", content(b"pair,images\na,9"), "confused_pairs.csv is damaged"),
+    ("report", "data/heatmaps.npz", cut, "data/heatmaps.npz is damaged"),
+    ("report", "data/heatmaps.npz", gone, "data/heatmaps.npz is missing"),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("losses", "warned"), [(np.linspace(2.3, 1, 10), True), ([2.3, 1, *[3] * 8], False)], ids=["falls", "rises"]
+)
+def test_the_range_test_warns_in_terminal_and_chart_where_the_loss_still_falls(
+    project, monkeypatch, capsys, losses, warned
+):
+    from stages import lr_find
+
+    def sweep(trainer, batches, lrs, **_) -> pd.DataFrame:
+        return pd.DataFrame({"lr": lrs, "loss": losses, "smoothed_loss": losses})
+
+    apply_overrides("params.yaml", ["lr_find.steps=10"])
+    monkeypatch.setattr(lr_find, "sweep", sweep)
+    monkeypatch.setattr(lr_find, "draw_range_test", lambda *drawn: drawings.append(drawn))
+    drawings = []
+    lr_find.main()
+    warnings = capsys.readouterr().err.splitlines()
+    assert [line.startswith("warning: lr_max ") for line in warnings] == [True] * warned
+    assert warnings == [f"warning: {drawn[3]}" for drawn in drawings if drawn[3]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

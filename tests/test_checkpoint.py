@@ -113,6 +113,22 @@ def test_a_state_that_does_not_fit_is_set_aside_with_a_line(root):
         checkpoints._lock.close()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), MemoryError()])
+@pytest.mark.parametrize("step", ["torch.load", "torch.nn.Module.load_state_dict"])
+def test_memory_that_runs_out_sets_no_checkpoint_aside(root, monkeypatch, step, error):
+    trainer = build_trainer(trainer_spec(model=AIRNET), GREY, np.zeros((8, 32, 32, 3), np.uint8))
+    checkpoints = Checkpoints("a", {})
+    checkpoints.save(1, trainer.state() | {"history": [], "best": None, "seconds": 0.0})
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(step, fail)
+    with pytest.raises(type(error)):
+        resume(checkpoints, trainer, None)
+    assert [path.suffix for path in checkpoints.folder.iterdir() if path.name != "lock"] == [".pt"]
+
+
 def test_a_folder_that_another_process_deletes_while_old_ones_are_pruned_is_no_hindrance(root, monkeypatch):
     for number in range(7):
         (root / f".checkpoints/train-{number}").mkdir(parents=True)

@@ -113,6 +113,17 @@ def test_predictions_that_are_not_in_the_cache_are_one_line(cached, capsys):
     assert error.startswith("seed 4: images are not compared: data/predictions.npz of new-seed-4 is not in DVC's cache")
 
 
+def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path, capsys):
+    old, new = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, [1] * 6)
+    path = tmp_path / f"files/md5/{new.commit[:2]}/{new.commit[2:]}"
+    for damaged in path.read_bytes()[:-30], b"<html>":
+        path.write_bytes(damaged)
+        (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
+        assert pair["images"] == []
+        line = f"seed 4: images are not compared: {path} is damaged; delete it and run `make repro`\n"
+        assert capsys.readouterr().err == line
+
+
 def test_an_unknown_metric_is_named_with_the_known_ones(cached):
     run = cached("old", 0, 0.9, None)
     with pytest.raises(InputError, match="old-seed-0 has no tta_accuracy; its metrics are accuracy, wrong"):

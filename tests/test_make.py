@@ -87,6 +87,9 @@ def test_a_demo_made_again_has_the_code_of_now_and_keeps_its_results(checkout):
     ("link", "holds this project"),
     ("docs", "holds files that no demo made"),
     ("Makefile", "is a file"),
+    ("stages/new", "inside what a demo copies"),
+    ("cifar/data/new", "inside what a demo copies"),
+    (".dvc/plots/new", "inside what a demo copies"),
     ("", "holds this project"),
 ])  # fmt: skip
 def test_a_folder_that_no_demo_made_is_refused_and_nothing_in_it_changes(checkout, name, words):

@@ -10,7 +10,9 @@ import subprocess
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import pytest
+from damage import damaged
 from dvc import cli
 from dvc.lock import make_lock
 
@@ -65,12 +67,22 @@ def test_what_is_not_there_stays_away(committed):
     assert not LOCK.exists() and not RWLOCK.exists()
 
 
-@pytest.mark.parametrize("keep", [0, 5, 40])
+@pytest.mark.parametrize("keep", [0, 5, 14, 15, 22, 40, 140, 180])  # 14: the first line, 140: within a hash
 def test_a_dvc_lock_that_dvc_cannot_read_gives_way_to_the_one_in_git(committed, keep):
     LOCK.write_bytes(committed[:keep])
     assert mend() == (0, PUT_BACK)
     assert LOCK.read_bytes() == committed
     assert mend() == (0, "")
+
+
+def test_any_damage_to_a_dvc_lock_is_mended_or_no_damage_to_dvc(committed):
+    """Flipped bits, parts that are missing, twice there or zero: never a traceback, and afterwards DVC can read it."""
+    for number, content in enumerate(damaged(np.random.default_rng(0), [committed[:3000]], 60)):
+        LOCK.write_bytes(content)
+        is_read = MEND["is_lock"](content)
+        MEND["mend_lock"](LOCK)
+        assert LOCK.read_bytes() == (content if is_read else committed), number
+        assert all(len(oid.removesuffix(".dir")) == 32 for _, oid in MEND["outputs"](LOCK, Path("no cache"))), number
 
 
 def test_a_dvc_lock_that_is_no_longer_staged_gives_way_to_the_committed_one(committed):

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import vl_convert
 from browser import CHROMIUM, browser
+from damage import FUZZ, damaged
 from PIL import Image
 from scipy.special import softmax
 from sklearn.calibration import calibration_curve
@@ -24,11 +25,12 @@ from cifar.data.splits import Split
 from cifar.results import words
 from cifar.results.heatmaps import Heatmaps, load_heatmaps, save_heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes
-from cifar.results.report import CHARTS, Pictures, Run, render
+from cifar.results.report import CHARTS, Pictures, Run, load_run, render
 from cifar.results.scores import expected_calibration_error, reliability
 from cifar.results.tiles import colour_bar, heatmap_sheet, image_sheet
 from cifar.results.vega import draw
-from cifar.system.process import InputError
+from cifar.system.files import write_csv, write_json, write_text
+from cifar.system.process import InputError, one_line
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -285,6 +287,58 @@ def test_the_labels_in_doubt_are_those_that_the_network_finds_least_likely(made,
     first = expected[0]
     said = f"<b>{CLASSES[predictions.labels[first]]}</b> {100 * own[first]:.1f}\u00a0%"
     assert section.index(said) < section.index(f"{CLASSES[predictions.predicted[first]]}</b>")
+
+
+def write_run(run: Run, folder: Path) -> None:
+    """The files that `load_run` reads."""
+    for stage, values in run.metrics.items():
+        write_json(folder / f"metrics/{stage}.json", values)
+    for path, table in run.tables.items():
+        write_csv(folder / path, table)
+    write_json(folder / "models/model.json", run.card)
+    write_text(folder / "models/summary.txt", run.summary)
+
+
+def test_a_run_is_read_as_it_was_written(made, tmp_path):
+    write_run(made[0], tmp_path)
+    found = load_run(tmp_path)
+    assert (found.metrics, found.card, found.summary) == (made[0].metrics, made[0].card, made[0].summary)
+    for path, table in made[0].tables.items():
+        pd.testing.assert_frame_equal(found.tables[path], table, check_dtype=False)
+
+
+def test_any_damage_to_a_file_of_a_run_is_one_line_or_makes_a_page(tmp_path):
+    run, *rest = make(tests=20)
+    write_run(run, tmp_path)
+    files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    assert len(files) == 14
+    charts, refused = dict.fromkeys(CHARTS, "<svg></svg>"), 0
+    for seed, path in enumerate(files):
+        whole = path.read_bytes()
+        for number, content in enumerate(damaged(np.random.default_rng(seed), [whole], max(2, FUZZ // 20))):
+            path.write_bytes(content)
+            try:
+                found = load_run(tmp_path)
+                if found.card["classes"] == run.card["classes"]:  # the stage refuses others
+                    render(found, *rest, charts=charts)
+            except InputError as error:
+                refused += 1
+                assert one_line(error).startswith(str(path)), (path.name, number)
+            except Exception as error:
+                raise AssertionError(f"{path.name} {number}: {error!r}") from error
+        path.write_bytes(whole)
+    assert refused > len(files)
+
+
+def test_a_class_without_test_images_has_no_accuracy_and_a_page(made, tmp_path):
+    run = made[0]
+    table = run.tables["plots/evaluate/class_accuracy.csv"].copy()
+    table.loc[3, "accuracy"] = np.nan  # as evaluate writes it
+    write_run(run._replace(tables=run.tables | {"plots/evaluate/class_accuracy.csv": table}), tmp_path)
+    page = page_of(load_run(tmp_path), *made[1:])
+    assert not re.search(r"\bnan\b", page, re.IGNORECASE)
+    others = run.tables["plots/evaluate/class_accuracy.csv"].drop(index=3)
+    assert words.weakest(table) == words.weakest(others) and words.weakest(others) in page
 
 
 def test_a_run_without_mistakes_has_a_page_too():

@@ -112,13 +112,14 @@ def test_damaged_weights_are_refused(copied):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), MemoryError()])
-def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, error):
+@pytest.mark.parametrize("step", ["cifar.nn.saved.build_network", "torch.nn.Module.load_state_dict"])
+def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, step, error):
     """Who is told to delete the model loses a training."""
 
-    def build_network(*_, **__):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("cifar.nn.saved.build_network", build_network)
+    monkeypatch.setattr(step, fail)
     with pytest.raises(type(error)) as caught:
         load_model(saved)
     assert one_line(caught.value).startswith("out of memory; close other programs")

@@ -15,12 +15,12 @@ from cifar.results import words
 from cifar.results.comparison import Difference, Discordant, accuracy_difference, mcnemar, paired_difference
 from cifar.results.heatmaps import shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes, load_predictions
-from cifar.results.report import CHARTS, fill, flat, read_table, with_own_ids
+from cifar.results.report import CHARTS, METRICS, ReportCard, fill, flat, read_table, read_written, with_own_ids
 from cifar.results.revisions import copy_files
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
 from cifar.results.vega import COLOURS, draw
-from cifar.system.files import read_json, write_text
+from cifar.system.files import write_text
 from cifar.system.process import InputError, printable
 
 WORKSPACE = "workspace"  # DVC's word for the files as they are
@@ -106,13 +106,13 @@ def _load(name: str, folder: Path) -> Side:
 def load_side(name: str, folder: Path = Path()) -> Side:
     """A run from the files in `folder`; raises InputError if one of NEEDED is missing or damaged."""
     test, classes = load_split("test", folder / "data/dataset"), load_classes(folder / "data/dataset")
-    metrics = {stage: read_json(folder / f"metrics/{stage}.json") for stage in ("evaluate", "train")}
+    metrics = {stage: read_written(folder / f"metrics/{stage}.json", METRICS[stage]) for stage in ("evaluate", "train")}
     tables = {key: folder / CHARTS[key].table for key in (*CURVES, *OF_CLASSES)}
     return Side(
         name,
         metrics["evaluate"] | metrics["train"],
         read_yaml(folder / "params.yaml"),
-        read_json(folder / CARD)["environment"] if (folder / CARD).is_file() else {},
+        read_written(folder / CARD, ReportCard)["environment"] if (folder / CARD).is_file() else {},
         {key: read_table(path) for key, path in tables.items() if path.is_file()},
         test,
         classes,

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from typing import NamedTuple
 
 import matplotlib
@@ -51,7 +52,7 @@ def colour_bar(stops: int = 8) -> list[str]:
 def _sheet(tiles: np.ndarray, tile: int, to_image) -> Sheet:
     tiles = _fitted(tiles, tile)
     count, height, width = tiles.shape[:3]
-    columns, rows = max(1, min(COLUMNS, count)), max(1, -(-count // COLUMNS))
+    columns, rows = max(1, min(COLUMNS, count)), max(1, math.ceil(count / COLUMNS))
     pixels = np.zeros((rows * height, columns * width, *tiles.shape[3:]), np.uint8)
     for number, each in enumerate(tiles):
         y, x = number // columns * height, number % columns * width
