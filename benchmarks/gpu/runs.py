@@ -138,7 +138,6 @@ def lend_data(lab: Lab, folder: Path, with_rates: bool) -> None:
     shutil.copy(lab.scratch / "data/data/duplicates.csv", data.parent)
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(lab.scratch / "data/metrics/stats.json", folder / "metrics")
-    shutil.copy(lab.scratch / "data/data/duplicates.csv", folder / "data")
     if with_rates:
         write_json(folder / "metrics/lr_find.json", {"steps": 0})
 
