@@ -169,13 +169,15 @@ def test_the_page_on_recipes_names_each_of_them():
     assert sorted(re.findall(r"\]\(([\w-]+)\.yaml\)", (ROOT / "recipes/README.md").read_text())) == RECIPES
 
 
-def test_the_demo_ends_with_the_figures_and_pictures_that_the_pipeline_makes():
-    shown = README.split("\n$ make demo\n")[1].split("\n```\n")[1:]
-    block = next(text for text in shown if "Pictures:" in text)
-    pictures = sorted(f".demo/{path}" for stage in PIPELINE for path in outputs(stage) if path.endswith(".png"))
-    assert block.split("Pictures:\n")[1].split() == pictures
-    heads = block.strip().splitlines()[0].split()
-    assert heads[1:] == sorted(json.loads((ROOT / "metrics/evaluate.json").read_text()))
+def test_the_demo_ends_with_the_figures_that_a_run_makes_and_where_the_rest_is(project):
+    (block,) = re.findall(r"^```\n(Path .*?)^```$", README, re.M | re.S)
+    heads, figures, *rest = block.splitlines()
+    scores = json.loads((project.folder / "metrics/evaluate.json").read_text())
+    assert heads.split()[1:] == sorted(scores)
+    found = dict(zip(heads.split(), figures.split(), strict=True))
+    assert float(found["accuracy"]) == 1 - int(found["wrong"]) / int(found["images"])
+    pictures = [path for stage in PIPELINE for path in outputs(stage) if path.endswith(".png")]
+    assert rest == ["", "Report: .demo/report/index.html", f"Pictures: {len(pictures)} in .demo/plots/"]
 
 
 def test_every_accuracy_in_readme_is_in_the_results():

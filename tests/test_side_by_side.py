@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from browser import CHROMIUM, browser
 from test_report import CLASSES, HOSTILE, ROOT, assert_quiet, decoded, make
 
+from cifar.__main__ import main
 from cifar.results.predictions import Predictions
 from cifar.results.report import CHARTS
 from cifar.results.revisions import find_commit
@@ -197,10 +199,11 @@ def repository(first_run, tmp_path, monkeypatch) -> Path:
     return project.folder
 
 
-def test_an_experiment_and_a_revision_come_from_git_and_the_cache(repository, first_run, capsys):
+def test_an_experiment_and_a_revision_come_from_git_and_the_cache(repository, first_run, capsys, monkeypatch):
     commit = find_commit("HEAD")
     first_run[0].call("git", "-C", str(repository), "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/try", commit)
-    write_page(["HEAD", "try"], PAGE)
+    monkeypatch.setattr(sys, "argv", ["cifar", "report", "HEAD", "try"])
+    main()
     assert capsys.readouterr().out.startswith("written: report/comparison.html (")
     text = PAGE.read_text(encoding="utf-8")
     metrics = json.loads(Path("metrics/evaluate.json").read_text())

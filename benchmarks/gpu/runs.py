@@ -135,9 +135,9 @@ def lend_data(lab: Lab, folder: Path, with_rates: bool) -> None:
     data.parent.mkdir(exist_ok=True)
     if not data.exists():
         data.symlink_to(lab.scratch / "data/data/dataset")
+    shutil.copy(lab.scratch / "data/data/duplicates.csv", data.parent)
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(lab.scratch / "data/metrics/stats.json", folder / "metrics")
-    shutil.copy(lab.scratch / "data/data/duplicates.csv", folder / "data")
     if with_rates:
         write_json(folder / "metrics/lr_find.json", {"steps": 0})
 

@@ -27,6 +27,7 @@ from cifar.system.files import missing
 from cifar.system.process import InputError, printable
 
 HERE = Path(__file__).parent
+DUPLICATES = "data/duplicates.csv"  # pairs of a test image and a training image
 CHARTS = {
     "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
     "range_test": Chart(
@@ -64,6 +65,7 @@ COLUMNS = {  # of each table, those that the report needs
     "plots/evaluate/reliability.csv": {"confidence": "float64", "accuracy": "float64", "images": "int64"},
     "plots/misclassified/confused_pairs.csv": {"pair": "str", "actual": "str", "predicted": "str"}
     | {"images": "int64", "of": "int64"},
+    DUPLICATES: {"test_index": "int64", "train_index": "int64", "test_label": "str", "train_label": "str"},
 }
 MATRIX_CLASSES = 100  # classes in the confusion matrix
 SAMPLES = 200  # training images on the page, at most ten of a class; half as many if they are large
@@ -95,6 +97,11 @@ class RangeTestMetrics(Written):
     lr_min: float = 0.0
 
 
+class DuplicatesMetrics(Written):
+    test_duplicates: Annotated[int, Field(ge=0)]
+    exact_duplicates: Annotated[int, Field(ge=0)]
+
+
 class TrainMetrics(Written):
     epoch: int
     train_images: int
@@ -112,6 +119,7 @@ class EvaluateMetrics(Written):
     accuracy: Probability
     loss: float
     expected_calibration_error: Probability
+    accuracy_without_duplicates: Probability = 0.0  # no such key without duplicates
     tta_accuracy: Probability = 0.0  # no such key without test-time augmentation
 
     @model_validator(mode="after")
@@ -131,7 +139,13 @@ class ReportCard(Written):
     environment: dict[str, str | int | float | bool | None | list[str] | dict[str, str]]
 
 
-METRICS = {"stats": StatsMetrics, "lr_find": RangeTestMetrics, "train": TrainMetrics, "evaluate": EvaluateMetrics}
+METRICS = {
+    "stats": StatsMetrics,
+    "duplicates": DuplicatesMetrics,
+    "lr_find": RangeTestMetrics,
+    "train": TrainMetrics,
+    "evaluate": EvaluateMetrics,
+}
 
 
 class Run(NamedTuple):
@@ -156,7 +170,7 @@ class Pictures(NamedTuple):
 def load_run(folder: Path = Path()) -> Run:
     """Raises InputError if a file is missing or damaged."""
     metrics = {stage: read_written(folder / f"metrics/{stage}.json", section) for stage, section in METRICS.items()}
-    tables = {chart.table: read_table(folder / chart.table) for chart in CHARTS.values()}
+    tables = {path: read_table(folder / path) for path in (*(chart.table for chart in CHARTS.values()), DUPLICATES)}
     card, summary = read_written(folder / "models/model.json", ReportCard), folder / "models/summary.txt"
     try:
         return Run(metrics, tables, card, summary.read_text(encoding="utf-8"))
@@ -204,6 +218,7 @@ def render(
         labels=_labels(predictions, pictures.test, names),
         log=_log(run.tables["plots/train/history.csv"]),
         data=_data(run, params, pictures, names),
+        duplicates=_duplicates(run, pictures),
         run={
             "params": flat(params),
             "environment": flat(run.card["environment"]),
@@ -231,6 +246,7 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
         "mistakes": words.mistakes(predictions, len(pictures.heatmaps.indices)),
         "training": words.training(metrics["train"], params),
         "range_test": words.range_test(metrics["lr_find"], metrics["train"]),
+        "duplicates": words.duplicates(metrics["duplicates"], metrics["evaluate"]),
         "data": words.data(metrics["stats"], run.tables["plots/stats/class_counts.csv"], pictures.train.images),
     }
 
@@ -369,6 +385,26 @@ def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequen
         "pairs": pairs,
         "transforms": words.listed([step["name"] for step in params["augment"]]) if params["augment"] else "",
     }
+
+
+def _duplicates(run: Run, pictures: Pictures) -> dict[str, Any]:
+    """The first pairs of a test image and a training image that are nearly the same."""
+    images = [pictures.test.images, pictures.train.images]
+    table = run.tables[DUPLICATES].head(PAIRS // (2 if max(images[0].shape[1:3]) > LARGE else 1))
+    of_test, of_train = table["test_index"].to_numpy(int), table["train_index"].to_numpy(int)
+    pairs = zip((of_test, of_train), images, strict=True)
+    if not all(((index >= 0) & (index < len(of))).all() for index, of in pairs):
+        raise InputError(f"{DUPLICATES} is of other images; run `dvc repro stats`")
+    shown = np.stack([images[0][of_test], images[1][of_train]], axis=1)  # (P, 2, H, W, 3)
+    pairs = [
+        {
+            "numbers": [2 * k, 2 * k + 1],
+            "alternatives": [f"test image {row.test_index}", f"training image {row.train_index}"],
+            "labels": [printable(str(row.test_label)), printable(str(row.train_label))],
+        }
+        for k, row in enumerate(table.itertuples())
+    ]
+    return {"pairs": pairs, "images": image_sheet(shown.reshape(-1, *shown.shape[2:]))}
 
 
 def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:

@@ -97,6 +97,18 @@ def data(stats: Mapping[str, Any], counts: pd.DataFrame, images: np.ndarray) -> 
     )
 
 
+def duplicates(counts: Mapping[str, int], metrics: Mapping[str, float]) -> str:
+    """How many test images are in the training images too, and the accuracy without them; empty if there are none."""
+    count, exact = counts["test_duplicates"], counts["exact_duplicates"]
+    if not count:
+        return ""
+    are = "is" if count == 1 else "are"
+    text = f"{count:,} test image{'s' * (count > 1)} {are} nearly the same as a training image, {exact:,} exactly."
+    if "accuracy_without_duplicates" in metrics:
+        text += f" Without them, the accuracy is {percent(metrics['accuracy_without_duplicates'])}."
+    return text
+
+
 def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> str:
     """What the range test suggests, and what the training used."""
     rates = [f"{name} {suggestion[name]:.3g}" for name in ("lr_max", "lr_min") if name in suggestion]
