@@ -20,7 +20,7 @@ from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.system.device import prepare
 from cifar.training.trainer import Trainer
-from recipes.__main__ import recipe_names
+from recipes.values import recipe_names
 
 PARTS = {  # by what stands in the name of an operation, the first that fits
     "convolution": ("conv", "Conv"),

@@ -7,20 +7,16 @@ experiment of the recipe's name, so that `dvc exp show` and `dvc plots diff` com
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.config.params import check_params, parse_yaml, read_yaml
+from cifar.config.params import parse_yaml, read_yaml
 from cifar.system.files import replacing, write_text
 from cifar.system.process import InputError, run
-
-FOLDER = Path("recipes")
-PARAMS = Path("params.yaml")
+from recipes.values import FOLDER, PARAMS, experiment_name, flatten, read_recipe, recipe_names, recipe_text, values_with
 
 
 def main() -> None:
@@ -38,7 +34,7 @@ def main() -> None:
         case "queue":
             queue(arguments.recipes, arguments.changes, arguments.force)
         case "compare":
-            from recipes.compare import as_text, compare, conclude  # imports SciPy, and this module
+            from recipes.compare import as_text, compare, conclude  # imports SciPy
 
             runs = compare(arguments.names, arguments.seeds, arguments.changes)
             found = conclude(runs, arguments.names, arguments.metric, arguments.points / 100)
@@ -92,23 +88,6 @@ def list_recipes() -> None:
         print(f"{name:{max(map(len, names))}}  {first_line.lstrip('# ').removeprefix(f'{name}: ')}")
 
 
-def recipe_names() -> list[str]:
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
-
-
-def recipe_text(name: str) -> str:
-    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def read_recipe(name: str) -> dict[str, Any]:
-    """The recipe's values, checked; raises InputError when there is no such recipe or it is not valid."""
-    if name not in recipe_names():
-        raise InputError(f"there is no recipe {name!r}; choose from {', '.join(recipe_names())}")
-    values = read_yaml(FOLDER / f"{name}.yaml")
-    check_params(values, f"{FOLDER}/{name}.yaml")
-    return values
-
-
 def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
     """A line for each value that differs: sections key by key, lists whole."""
     before, after = flatten(old), flatten(new)
@@ -117,14 +96,6 @@ def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
         print(f"{key}: {old} -> {new}")
     if before == after:
         print("params.yaml has every value of the recipe")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The same values by dotted key."""
-    flat = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -153,24 +124,6 @@ def current_params(force: bool) -> dict[str, Any]:
         if force:
             return {}
         raise InputError(f"{error}; fix it, or use --force to replace it") from None
-
-
-def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
-    """The values of the params.yaml with the content `text` after `changes`, which are like those of `dvc exp run -S`.
-
-    Raises InputError when DVC refuses a change.
-    """
-    from dvc.exceptions import DvcException  # a second to import
-    from dvc.utils.hydra import apply_overrides
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, PARAMS)
-        path.write_text(text, encoding="utf-8")
-        try:
-            apply_overrides(path, list(changes))
-        except DvcException as error:
-            raise InputError(f"-S {' '.join(changes)}: {error}") from None
-        return read_yaml(path)
 
 
 def refuse_to_lose_changes(is_known: Callable[[], bool] = lambda: False) -> None:
@@ -206,11 +159,6 @@ def committed_params() -> str | None:
 def git(*words: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"LC_ALL": "C"}
     return subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
-
-
-def experiment_name(recipe: str, changes: list[str]) -> str:
-    """The recipe's name, followed by the changes in the letters that Git allows: eva4-s8-seed-1."""
-    return "-".join([recipe, *(re.sub(r"[^\w.]+", "-", change).strip("-.") for change in changes)])
 
 
 def run_experiment(name: str, changes: list[str], *options: str) -> None:

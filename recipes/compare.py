@@ -27,7 +27,7 @@ from cifar.results.revisions import experiments, find_commit, git
 from cifar.results.side_by_side import MOST
 from cifar.system.files import read_arrays, write_text
 from cifar.system.process import InputError
-from recipes.__main__ import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
+from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
 CODE = "stages", "cifar", "dvc.yaml"

@@ -21,8 +21,8 @@ from cifar.system.device import differences
 from cifar.system.files import read_json, write_text
 from cifar.system.process import InputError
 from recipes import errors
-from recipes.__main__ import flatten
 from recipes.finished import COPIED, DATA
+from recipes.values import flatten
 
 HERE = Path(__file__).parent
 NETWORKS = {"resnet18": "ResNet18", "custom_resnet": "The custom ResNet", "airnet": "AirNet"}

@@ -1,0 +1,64 @@
+"""The recipes and their values, with changes as in `dvc exp run -S`.
+
+Paths are relative to the project's folder, in which the commands run.
+"""
+
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar.config.params import check_params, read_yaml
+from cifar.system.process import InputError
+
+FOLDER = Path("recipes")
+PARAMS = Path("params.yaml")
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def recipe_text(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The recipe's values, checked; raises InputError when there is no such recipe or it is not valid."""
+    if name not in recipe_names():
+        raise InputError(f"there is no recipe {name!r}; choose from {', '.join(recipe_names())}")
+    values = read_yaml(FOLDER / f"{name}.yaml")
+    check_params(values, f"{FOLDER}/{name}.yaml")
+    return values
+
+
+def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
+    """The values of the params.yaml with the content `text` after `changes`, which are like those of `dvc exp run -S`.
+
+    Raises InputError when DVC refuses a change.
+    """
+    from dvc.exceptions import DvcException  # a second to import
+    from dvc.utils.hydra import apply_overrides
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, PARAMS)
+        path.write_text(text, encoding="utf-8")
+        try:
+            apply_overrides(path, list(changes))
+        except DvcException as error:
+            raise InputError(f"-S {' '.join(changes)}: {error}") from None
+        return read_yaml(path)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The same values by dotted key."""
+    flat = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def experiment_name(recipe: str, changes: list[str]) -> str:
+    """The recipe's name, followed by the changes in the letters that Git allows: eva4-s8-seed-1."""
+    return "-".join([recipe, *(re.sub(r"[^\w.]+", "-", change).strip("-.") for change in changes)])
