@@ -15,6 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from cifar.config.params import read_yaml
+from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
 from cifar.results.scores import accuracy_interval
 from cifar.system.device import differences
@@ -244,10 +245,19 @@ def recipe_words(path: Path, data: Data, today: Mapping[str, Any]) -> str:
     if changes := data.files["run"]["changes"]:
         text += f" This run changed {words.listed([f'`{change}`' for change in changes])}."
     left_out = {"mirrors", *(change.partition("=")[0] for change in changes)}
-    then, now = flatten(data.params), flatten(today)
+    then, now = (flatten(_with_size(values)) for values in (data.params, today))
     if keys := [f"`{key}`" for key in then if key in now and now[key] != then[key] and key not in left_out]:
-        text += f" Since this run, the file has got other values of {words.listed(keys)}."
+        text += f" Since this run, {words.listed(keys)} changed in this file."
     return text
+
+
+def _with_size(values: Any) -> Any:
+    """The params with the size in place of `image`, by which an augmentation's argument means it."""
+    if isinstance(values, Mapping):
+        return {key: _with_size(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_with_size(value) for value in values]
+    return IMAGE_SIZE if values == "image" else values
 
 
 def data_words(data: Data) -> str:
