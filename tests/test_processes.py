@@ -213,6 +213,8 @@ WRONG = {
 def test_a_wrong_number_is_refused(message, monkeypatch):
     for name in "PROCESSES", "NODES", "NODE", "RENDEZVOUS":
         monkeypatch.setenv(name, WRONG[message].get(name, ""))
+    for name in "OMP_NUM_THREADS", "CIFAR_LAUNCHER":  # which `launch` sets for the processes that it starts
+        monkeypatch.setenv(name, os.environ.get(name, ""))
     threads = torch.get_num_threads()
     try:
         with pytest.raises(InputError, match=f"^{re.escape(message)}"):
