@@ -1,10 +1,13 @@
 """Doubtful labels: the score against cleanlab, the order and the words by hand, planted wrong labels found."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from cleanlab.rank import get_label_quality_scores, order_label_issues
 
+from benchmarks import label_issues
 from cifar.results.labels import describe, find_label_issues, save_label_issues, self_confidences
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -81,3 +84,19 @@ def test_labels_that_the_network_agrees_with_make_an_empty_table(tmp_path):
     issues = find_label_issues(logits, logits.argmax(axis=1).astype(np.uint8))
     save_label_issues(issues, CLASSES, tmp_path / "issues.csv")
     assert len(pd.read_csv(tmp_path / "issues.csv")) == 0 and describe(issues, CLASSES) == []
+
+
+def test_the_benchmark_finds_a_planted_wrong_label_first(project, tmp_path, monkeypatch):
+    """The label that the network doubts most is judged wrong by all: self-confidence then has a precision of 1."""
+    monkeypatch.chdir(project.folder)
+    first = pd.read_csv("data/label_issues.csv").iloc[0]
+    label = int(np.load("data/dataset/test_labels.npy")[first["index"]])
+    judged = {"images": [{"index": int(first["index"]), "label": label, "votes": {"given": 0}}]}
+    (tmp_path / "judged.json").write_text(json.dumps(judged))
+    monkeypatch.setattr("sys.argv", ["label_issues", str(tmp_path / "judged.json")])
+    tables = []
+    monkeypatch.setattr(label_issues, "report", lambda _, rows, **facts: tables.append((rows, facts)))
+    label_issues.main()
+    ((rows, facts),) = tables
+    plain = next(row for row in rows if (row["score"], row["logits"]) == ("one minus self-confidence", "one view"))
+    assert (plain["average_precision"], facts["wrong"]) == (1.0, 1)
