@@ -16,8 +16,9 @@ from cifar.data.policy import build_policy
 from cifar.data.splits import hold_out, load_classes, load_split, load_statistics
 from cifar.results.heatmaps import load_heatmaps
 from cifar.results.predictions import load_predictions
-from cifar.results.report import CHARTS, Pictures, load_run, render
+from cifar.results.report import Pictures, render
 from cifar.results.vega import draw
+from cifar.results.written import CHARTS, load_run
 from cifar.system.files import write_text
 from cifar.system.process import InputError, run
 

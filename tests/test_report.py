@@ -25,10 +25,11 @@ from cifar.data.splits import Split
 from cifar.results import words
 from cifar.results.heatmaps import Heatmaps, load_heatmaps, save_heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes
-from cifar.results.report import CHARTS, Pictures, Run, load_run, render
+from cifar.results.report import Pictures, render
 from cifar.results.scores import expected_calibration_error, reliability
 from cifar.results.tiles import colour_bar, heatmap_sheet, image_sheet
 from cifar.results.vega import draw
+from cifar.results.written import CHARTS, Run, load_run
 from cifar.system.files import write_csv, write_json, write_text
 from cifar.system.process import InputError, one_line
 

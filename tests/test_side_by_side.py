@@ -13,11 +13,11 @@ from test_report import CLASSES, HOSTILE, ROOT, assert_quiet, decoded, make
 
 from cifar.__main__ import main
 from cifar.results.predictions import Predictions
-from cifar.results.report import CHARTS
 from cifar.results.revisions import find_commit
 from cifar.results.scores import log_softmax
 from cifar.results.side_by_side import CURVES, MOST, OF_CLASSES, Side, compare_page, differences, write_page
 from cifar.results.vega import COLOURS
+from cifar.results.written import CHARTS
 from cifar.system.process import InputError
 
 PAGE = Path("report/comparison.html")

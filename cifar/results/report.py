@@ -3,17 +3,14 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from pydantic import ConfigDict, Field, model_validator
 
-from cifar.config.params import read_section
-from cifar.config.schema import Section
-from cifar.data.splits import Deviations, Means, Split
+from cifar.data.splits import Split
 from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.captions import runners_up
@@ -22,139 +19,16 @@ from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
-from cifar.results.vega import Chart
-from cifar.system.files import missing
+from cifar.results.written import DUPLICATES, Run
 from cifar.system.process import InputError, printable
 
 HERE = Path(__file__).parent
-DUPLICATES = "data/duplicates.csv"  # pairs of a test image and a training image
-CHARTS = {
-    "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
-    "range_test": Chart(
-        "plots/lr_find/curve.csv", "lr_curve", "lr", "smoothed_loss", "Learning rate range test",
-        x_label="learning rate", y_label="loss",
-    ),
-    "loss": Chart(
-        "plots/train/history.csv", "loss", "epoch", "val_loss", "Loss by epoch",
-        y_label="cross entropy",
-    ),
-    "accuracy": Chart(
-        "plots/train/history.csv", "epochs", "epoch", ("train_accuracy", "val_accuracy"), "Accuracy by epoch",
-        y_label="accuracy",
-    ),
-    "learning_rate": Chart(
-        "plots/train/schedule.csv", "schedule", "step", "lr", "Learning rate of every step", y_label="learning rate"
-    ),
-    "confusion": Chart("plots/evaluate/confusion.csv", "confusion_counts", "predicted", "actual", "Confusion matrix"),
-    "class_accuracy": Chart("plots/evaluate/class_accuracy.csv", "bars", "accuracy", "class", "Accuracy by class"),
-    "reliability": Chart(
-        "plots/evaluate/reliability.csv", "reliability", "confidence", "accuracy", "Reliability diagram"
-    ),
-    "confused_pairs": Chart(
-        "plots/misclassified/confused_pairs.csv", "bars", "images", "pair", "Classes most often confused"
-    ),
-}  # fmt: skip
-COLUMNS = {  # of each table, those that the report needs
-    "plots/stats/class_counts.csv": {"class": "str", "split": "str", "images": "int64"},
-    "plots/lr_find/curve.csv": dict.fromkeys(["lr", "loss", "smoothed_loss"], "float64") | {"suggestion": "str"},
-    "plots/train/history.csv": {"epoch": "int64"}
-    | dict.fromkeys(["train_loss", "train_accuracy", "val_loss", "val_accuracy", "lr"], "float64"),
-    "plots/train/schedule.csv": {"step": "int64", "lr": "float64"},
-    "plots/evaluate/confusion.csv": {"actual": "str", "predicted": "str"},
-    "plots/evaluate/class_accuracy.csv": {"class": "str", "accuracy": "float64"},
-    "plots/evaluate/reliability.csv": {"confidence": "float64", "accuracy": "float64", "images": "int64"},
-    "plots/misclassified/confused_pairs.csv": {"pair": "str", "actual": "str", "predicted": "str"}
-    | {"images": "int64", "of": "int64"},
-    DUPLICATES: {"test_index": "int64", "train_index": "int64", "test_label": "str", "train_label": "str"},
-}
 MATRIX_CLASSES = 100  # classes in the confusion matrix
 SAMPLES = 200  # training images on the page, at most ten of a class; half as many if they are large
 SAMPLE_CLASSES = 100  # classes with samples
 DOUBTFUL = 50  # images whose label is in doubt, at most; fewer large ones
 PAIRS = 16  # images before and after augmentation; half as many if they are large
 LARGE = 48  # pixels: images that are higher or wider are large
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-
-
-class Written(Section):
-    """What the report needs of a JSON file that a stage has written; the other keys stay as they are."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-class StatsMetrics(Written):
-    images: int
-    test_images: int
-    mean: Means
-    std: Deviations
-
-
-class RangeTestMetrics(Written):
-    steps: int
-    lr_max: float = 0.0  # where there is no suggestion, there is no such key
-    lr_min: float = 0.0
-
-
-class DuplicatesMetrics(Written):
-    test_duplicates: Annotated[int, Field(ge=0)]
-    exact_duplicates: Annotated[int, Field(ge=0)]
-
-
-class TrainMetrics(Written):
-    epoch: int
-    train_images: int
-    train_accuracy: Probability
-    val_images: int
-    val_accuracy: Probability
-    lr_max: float
-    lr_min: float
-    parameters: int
-
-
-class EvaluateMetrics(Written):
-    images: Annotated[int, Field(ge=1)]
-    wrong: Annotated[int, Field(ge=0)]
-    accuracy: Probability
-    loss: float
-    expected_calibration_error: Probability
-    accuracy_without_duplicates: Probability = 0.0  # no such key without duplicates
-    tta_accuracy: Probability = 0.0  # no such key without test-time augmentation
-
-    @model_validator(mode="after")
-    def _has_so_many_images(self) -> "EvaluateMetrics":
-        if self.wrong > self.images:
-            raise ValueError("more images are wrong than there are")
-        return self
-
-
-class CardNetwork(Written):
-    name: str
-
-
-class ReportCard(Written):
-    classes: list[str]
-    network: CardNetwork
-    environment: dict[str, str | int | float | bool | None | list[str] | dict[str, str]]
-
-
-METRICS = {
-    "stats": StatsMetrics,
-    "duplicates": DuplicatesMetrics,
-    "lr_find": RangeTestMetrics,
-    "train": TrainMetrics,
-    "evaluate": EvaluateMetrics,
-}
-
-
-class Run(NamedTuple):
-    """What a run has written: metrics by stage, the charts' tables by file, and the model's card and summary."""
-
-    metrics: dict[str, dict[str, Any]]
-    tables: dict[str, pd.DataFrame]
-    card: dict[str, Any]
-    summary: str
 
 
 class Pictures(NamedTuple):
@@ -165,40 +39,6 @@ class Pictures(NamedTuple):
     augmented: np.ndarray
     test: Split
     heatmaps: Heatmaps
-
-
-def load_run(folder: Path = Path()) -> Run:
-    """Raises InputError if a file is missing or damaged."""
-    metrics = {stage: read_written(folder / f"metrics/{stage}.json", section) for stage, section in METRICS.items()}
-    tables = {path: read_table(folder / path) for path in (*(chart.table for chart in CHARTS.values()), DUPLICATES)}
-    card, summary = read_written(folder / "models/model.json", ReportCard), folder / "models/summary.txt"
-    try:
-        return Run(metrics, tables, card, summary.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise missing(summary) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{summary} is damaged; delete it and run `make repro`") from None
-
-
-def read_written(path: Path, section: type[Written]) -> dict[str, Any]:
-    """The values of a JSON file; raises InputError if it is missing or `section` does not allow a value."""
-    return read_section(path, section).model_dump(exclude_unset=True)
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """The CSV with the columns of COLUMNS, and maybe more; a class may be named NA, and have no accuracy."""
-    (columns,) = (columns for table, columns in COLUMNS.items() if path.match(table))
-    numbers = [name for name, kind in columns.items() if kind != "str"]
-    try:
-        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]))
-        is_whole = columns.keys() <= set(table) and not np.isinf(table[numbers]).to_numpy().any()
-    except FileNotFoundError:
-        raise missing(path) from None
-    except (ValueError, OverflowError):
-        is_whole = False
-    if not is_whole:
-        raise InputError(f"{path} is damaged; delete it and run `make repro`")
-    return table
 
 
 def render(

@@ -15,11 +15,12 @@ from cifar.results import words
 from cifar.results.comparison import Difference, Discordant, accuracy_difference, mcnemar, paired_difference
 from cifar.results.heatmaps import shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes, load_predictions
-from cifar.results.report import CHARTS, METRICS, ReportCard, fill, flat, read_table, read_written, with_own_ids
+from cifar.results.report import fill, flat, with_own_ids
 from cifar.results.revisions import copy_files
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
 from cifar.results.vega import COLOURS, draw
+from cifar.results.written import CHARTS, METRICS, ReportCard, read_table, read_written
 from cifar.system.files import write_text
 from cifar.system.process import InputError, printable
 
