@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
     "--headless",
@@ -27,6 +29,7 @@ FLAGS = [
     "--remote-debugging-pipe",
 ]
 SECONDS = 60  # for an answer
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: `apt-get install chromium`")
 
 
 class Page:
@@ -129,3 +132,9 @@ def browser() -> Iterator[Page]:
             process.wait()
             os.close(from_chromium[0])
             os.close(to_chromium[1])
+
+
+def assert_quiet(tab: Page, path: Path) -> None:
+    """The page asked for nothing but itself, and nothing went wrong in it."""
+    assert [url for url in tab.requests if not url.startswith("data:")] == [path.resolve().as_uri()]
+    assert tab.errors == []

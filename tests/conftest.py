@@ -1,8 +1,11 @@
 """Tests run on the processor; what several files of tests look at, the pipeline's first run, takes most of a minute."""
 
 import os
+from collections.abc import Iterator
 
 import pytest
+import runs
+from browser import Page, browser
 from projects import Project, create
 
 # The groups of tests that take half a minute or more.
@@ -41,6 +44,25 @@ def first_run(tmp_path_factory) -> tuple[Project, str]:
 def project(first_run) -> Project:
     """After its first run; who uses it leaves it as it was."""
     return first_run[0]
+
+
+@pytest.fixture(scope="session")
+def made() -> tuple:
+    """The arguments of `report.render` for a run drawn at random."""
+    return runs.make()
+
+
+@pytest.fixture
+def at_the_root(monkeypatch):
+    """The templates of charts are found from there."""
+    monkeypatch.chdir(runs.ROOT)
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Page]:
+    """A tab of a browser."""
+    with browser() as tab:
+        yield tab
 
 
 def group_of(item: pytest.Item) -> str:

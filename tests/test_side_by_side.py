@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, browser
-from test_report import CLASSES, HOSTILE, ROOT, assert_quiet, decoded, make
+from browser import assert_quiet, needs_chromium
+from runs import CLASSES, HOSTILE, ROOT, decoded, make
 
 from cifar.__main__ import main
 from cifar.results.predictions import Predictions
@@ -21,7 +21,7 @@ from cifar.results.written import CHARTS
 from cifar.system.process import InputError
 
 PAGE = Path("report/comparison.html")
-needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed: `apt-get install chromium`")
+pytestmark = pytest.mark.usefixtures("at_the_root")
 
 
 def side(name: str, wrong: range, classes: list[str] = CLASSES, *, tests: int = 200) -> Side:
@@ -47,12 +47,6 @@ def side(name: str, wrong: range, classes: list[str] = CLASSES, *, tests: int = 
     )
 
 
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    """The templates of charts are found from there."""
-    monkeypatch.chdir(ROOT)
-
-
 @pytest.fixture(scope="module")
 def sides() -> list[Side]:
     """Of 200 images old alone gets 5 right, new alone 30, and both miss 10."""
@@ -66,12 +60,6 @@ def page(sides, tmp_path_factory) -> Path:
         path = tmp_path_factory.mktemp("report") / "comparison.html"
         path.write_text(compare_page(sides), encoding="utf-8")
     return path
-
-
-@pytest.fixture(scope="module")
-def tab():
-    with browser() as tab:
-        yield tab
 
 
 def cards(text: str) -> list[tuple[str, int]]:
