@@ -17,7 +17,7 @@ from cifar.data.duplicates import DUPLICATES, Duplicates, counts, find_duplicate
 from cifar.data.examples import first_augmented
 from cifar.data.policy import build_policy
 from cifar.data.splits import Split, hold_out, load_classes, load_split
-from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class, refuse_constant
 from cifar.results.sheets import draw_sheet, side_by_side
 from cifar.system.files import write_csv, write_json
 from cifar.system.process import run
@@ -29,10 +29,10 @@ SHOWN, COLUMNS = 25, 5  # pairs on a sheet, and in a row of it
 
 def main() -> None:
     params = load_params("stats")
-    train, test = load_split("train"), load_split("test")
-    classes = load_classes()
+    train, test, classes = load_split("train"), load_split("test"), load_classes()
 
     mean, std = channel_statistics(train.images)
+    refuse_constant(mean, std)
     sizes = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", sizes | {"mean": mean, "std": std})
     write_csv(FOLDER / "class_counts.csv", count_classes({"train": train, "test": test}, classes))

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar.data.splits import Split
-from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class
+from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class, refuse_constant
+from cifar.system.process import InputError
 
 CLASSES = [f"class{k}" for k in range(10)]
 
@@ -35,6 +36,12 @@ def test_statistics_by_hand():
     mean, std = channel_statistics(images)
     assert values(mean) == pytest.approx([0.5, 0.1, 0])
     assert values(std) == pytest.approx([0.5, 0.1, 0])  # of the population: half the difference
+
+
+def test_a_channel_that_never_varies_is_refused_by_its_name_and_value():
+    refuse_constant({"red": 0.2, "green": 0.4}, {"red": 0.1, "green": 0.3})
+    with pytest.raises(InputError, match="^green is 51 in every pixel of the training images, so .*; add pictures"):
+        refuse_constant({"red": 0.2, "green": 51 / 255}, {"red": 0.1, "green": 0.0})
 
 
 def test_every_class_is_counted_also_one_without_images():

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cifar.data.splits import Split
+from cifar.system.process import InputError
 
 CHANNELS = ("red", "green", "blue")
 BLOCK = 1000 * 32 * 32  # pixels at a time, to bound the memory
@@ -28,6 +29,14 @@ def channel_statistics(images: np.ndarray) -> tuple[dict[str, float], dict[str, 
         mean[channel] = total / (255 * count)
         std[channel] = math.sqrt(count * total_square - total * total) / (255 * count)
     return mean, std
+
+
+def refuse_constant(mean: dict[str, float], std: dict[str, float]) -> None:
+    """Raise InputError if a channel has the same value in every pixel, because networks divide by its deviation."""
+    for channel, deviation in std.items():
+        if deviation == 0:
+            found = f"{channel} is {round(255 * mean[channel])} in every pixel of the training images"
+            raise InputError(f"{found}, so it cannot be normalised; add pictures in which it varies")
 
 
 def count_classes(splits: dict[str, Split], classes: list[str]) -> pd.DataFrame:
