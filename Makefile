@@ -75,7 +75,7 @@ audit: .venv/ready ## check the pinned packages for known vulnerabilities and fo
 	@"$$PYTHON" -c 'import os, sys; v = "%d.%d" % sys.version_info[:2]; \
 	sys.version_info >= (3, 11) or sys.exit("error: Python 3.11 or later is needed, " + os.environ["PYTHON"] + " is " + v + "; try make PYTHON=python3.12")'
 	@.venv/bin/python -m pip --version > /dev/null 2>&1 || "$$PYTHON" -m venv --clear .venv
-	@echo 'Setting up .venv: some 6 GB, most of it torch, once. The larger parts:'
+	@echo 'Setting up .venv: some 6 GB, most of it torch, once. This takes some minutes.'
 	@set -o pipefail; project() { python -c "import tomllib; t = tomllib.load(open('pyproject.toml', 'rb')); print(*t$$1, sep='\n')"; }; \
 	project "['project']['dependencies'], *t['dependency-groups']['test']" > .venv/requirements.txt; \
 	project "['dependency-groups']['test-no-deps']" > .venv/requirements-no-deps.txt; \

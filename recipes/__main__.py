@@ -7,6 +7,7 @@ experiment of the recipe's name, so that `dvc exp show` and `dvc plots diff` com
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -91,11 +92,13 @@ def list_recipes() -> None:
 def print_differences(old: dict[str, Any], new: dict[str, Any]) -> None:
     """A line for each value that differs: sections key by key, lists whole."""
     before, after = flatten(old), flatten(new)
+    if before != after:
+        print("changes to params.yaml:")
     for key in differing(before, after):
         old, new = (json.dumps(values[key], default=str) if key in values else "absent" for values in (before, after))
         print(f"{key}: {old} -> {new}")
     if before == after:
-        print("params.yaml has every value of the recipe")
+        print("params.yaml has the values of the recipe already")
 
 
 def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -164,7 +167,9 @@ def git(*words: str) -> subprocess.CompletedProcess:
 def run_experiment(name: str, changes: list[str], *options: str) -> None:
     """`dvc exp run` with the current params.yaml and the changes; ends with its exit status when it fails."""
     sets = [word for change in changes for word in ("-S", change)]
-    ended = subprocess.run([sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets])
+    again = {"CIFAR_AGAIN": shlex.join(["python", "-m", "recipes", *sys.argv[1:]])}  # what a stopped stage advises
+    command = [sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets]
+    ended = subprocess.run(command, env=os.environ | again)
     if ended.returncode:
         raise SystemExit(ended.returncode)
 

@@ -219,7 +219,8 @@ def test_the_documented_way_back_from_an_experiment_leaves_nothing_of_it_and_app
     project = experiment[0]
     (name,) = project.dvc("exp", "list", "--name-only").split()
     lines = (ROOT / "docs/experiments.md").read_text().splitlines()
-    (back,) = {line for line in lines if line.startswith("$ git checkout params.yaml dvc.lock")}
+    (back,) = {line for line in lines if line.startswith("$ git checkout HEAD -- params.yaml dvc.lock")}
+    project.git("add", "params.yaml", "dvc.lock")  # as an interrupted `dvc exp run` leaves them
     ended = project.call("sh", "-ec", back.lstrip("$ ").partition("#")[0])
     assert ended.returncode == 0, ended.stderr
     assert project.git("status", "--porcelain") == ""

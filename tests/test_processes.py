@@ -1,6 +1,6 @@
 """Several processes share a stage: the same bytes for any number of them, whatever happens to them.
 
-SHARED_KILLS says how many random kills to try, 3 without it. STUCK=1 also waits the minute that a stuck process takes.
+SHARED_KILLS says how many random kills to try, 3 without it.
 """
 
 import hashlib
@@ -133,14 +133,17 @@ ENDS = {
     "a process is killed": (lambda train, last: last.kill(), 1, "error: process 2 of 2 was killed (SIGKILL)"),
     "Ctrl-C": (lambda train, last: train.send_signal(signal.SIGINT), 130, "interrupted"),
     "SIGTERM": (lambda train, last: train.terminate(), 143, "stopped"),
-    "a process is stuck": (lambda train, last: last.suspend(), 1, "error: a process of this stage has not answered"),
+    "a process is stuck": (
+        lambda train, last: last.suspend(),
+        1,
+        "error: the processes of this stage have done nothing for 22 s",
+    ),
 }
 
 
+@pytest.mark.usefixtures("alone")  # which runs `lr_find`
 @pytest.mark.parametrize("what", ENDS)
 def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
-    if "stuck" in what and not os.environ.get("STUCK"):
-        pytest.skip("STUCK is not set, and it takes a minute")
     act, status, line = ENDS[what]
     said = tmp_path / "said"
     train = start(with_variables(project, PROCESSES=2), said)
@@ -155,6 +158,7 @@ def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
     assert told[-1].endswith("run `dvc repro` to continue")
 
 
+@pytest.mark.usefixtures("alone")
 def test_as_many_processes_as_cores_at_most_the_shards_end_when_their_launcher_is_killed(project, tmp_path):
     said, expected = tmp_path / "said", min(4, 2 ** (len(os.sched_getaffinity(0)).bit_length() - 1))
     train = start(project, said)  # without PROCESSES

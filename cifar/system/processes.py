@@ -26,13 +26,14 @@ from torch import Tensor
 
 from cifar.system.device import differences, environment, pick_device
 from cifar.system.process import LOST, REPRO, InputError, Stopped, is_one_of_several, is_out_of_memory
+from cifar.system.stuck import ending_stuck
 
 Item = TypeVar("Item")
 
 JOIN = timedelta(seconds=120)  # from the first process that is ready to the last; they import torch at the same time
-ANSWER = timedelta(seconds=22)  # torchrun's launcher then needs up to 30 to end a process that is stuck
+PATIENCE = timedelta(days=1)  # for a process that still works; `ending_stuck` ends those that do not
+REST, NODES_REST = 22, 600  # seconds without work; those of one machine may wait long for those of a slower one
 SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `process.GRACE`
-STUCK = f"a process of this stage has not answered for {ANSWER.seconds} s"
 NODES_WAIT = 900  # seconds in which all machines must start
 
 
@@ -123,7 +124,7 @@ def sum_over_processes(vector: Tensor) -> Tensor:
             ]
             for work in dist.batch_isend_irecv(operations):
                 # Gloo does not limit these by `set_timeout`; NCCL does, and would make the processor wait here.
-                work.wait(*([ANSWER] if vector.device.type == "cpu" else []))
+                work.wait(*([PATIENCE] if vector.device.type == "cpu" else []))
         vector.add_(received)
         distance *= 2
     return vector
@@ -205,9 +206,13 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
         signals_to_handle="",  # `run` handles them
         **meeting,
     )  # fmt: skip
+    rest = REST if nodes == 1 else NODES_REST
     try:
-        elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
+        with ending_stuck(rest) as is_stuck:
+            elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
+        if is_stuck.is_set():
+            raise InputError(f"the processes of this stage have done nothing for {rest} s; {REPRO}") from None
         _fail([*error.failures.values()], processes, logs)
     except (dist.DistError, RuntimeError) as error:  # from the rendezvous
         raise InputError(f"the processes did not find each other ({error}); check NODES, NODE and RENDEZVOUS") from None
@@ -231,7 +236,7 @@ def _fail(failures: list[Any], processes: int, logs: str) -> None:
     bugs = [failure for failure in failures if failure.exitcode == 1 and not failure.message.startswith("error: ")]
     if errors:
         raise InputError(errors[0].removeprefix("error: "))
-    if lost and (any(STUCK in message for message in lost) or not (killed or bugs)):
+    if lost and not (killed or bugs):
         raise InputError(lost[0])
     for failure in killed:
         name = signal.Signals(-failure.exitcode).name
@@ -250,7 +255,7 @@ def _join() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _lost_processes():
         dist.init_process_group({"cuda": "nccl", "cpu": "gloo"}[device.type], timeout=JOIN)
-        dist.set_timeout(ANSWER)
+        dist.set_timeout(PATIENCE)
     atexit.register(dist.destroy_process_group)  # else its threads may abort the process at its end
     # The precision depends on params and instructions only, so any value will do here.
     refuse_differences(environment(device, torch.float32, deterministic=True))
@@ -258,12 +263,13 @@ def _join() -> None:
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """Raise Stopped when another process has ended or does not answer; the launcher says what has happened to it."""
+    """Raise Stopped when another process has ended or has not started; the launcher says what has happened to it."""
     try:
         yield
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
         time.sleep(1)  # so that the launcher sees first why the other one has ended
-        is_stuck = re.search("timed? ?out", str(error), re.IGNORECASE)
-        raise Stopped(STUCK if is_stuck else "another process of this stage has ended", LOST) from None
+        is_late = re.search("timed? ?out", str(error), re.IGNORECASE)
+        late = f"not all processes of this stage have started within {JOIN.seconds} s"
+        raise Stopped(late if is_late else "another process of this stage has ended", LOST) from None
