@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
-KILLS ?= 42
+KILLS ?= 54
 # Scripts read what a user may set from the environment, with every $ as it is: pasted into a command, `;` would be run.
 override DEMO := $(value DEMO)
 override PARAMS := $(value PARAMS)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import runpy
 import shutil
 import subprocess
@@ -161,7 +162,8 @@ def test_diff_shows_values_that_only_yaml_has(recipes):
 
 
 def test_diff_names_what_would_change_and_changes_nothing(recipes):
-    printed = recipes("diff", "eva4-s8").stdout.splitlines()
+    first, *printed = recipes("diff", "eva4-s8").stdout.splitlines()
+    assert first == "changes to params.yaml:"
     assert "epochs: 24 -> 20" in printed and "l1: 0.0 -> 1e-05" in printed
     assert "model.logit_scale: 0.125 -> absent" in printed and "model.strides: absent -> [1, 2, 2, 2]" in printed
     assert not any(line.startswith(("seed", "precision")) for line in printed)
@@ -208,6 +210,21 @@ def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(reci
     again = recipes("run", "eva4-s8", "-S", "epochs=10", "-S", "l1=0.0")
     assert "epochs: 10 -> 20\nl1: 0.0 -> 1e-05\n" in again.stdout  # and then no DVC repository
     assert Path("params.yaml").read_text() == recipe
+
+
+def test_a_stage_that_is_stopped_advises_the_command_that_started_the_recipe(recipes, monkeypatch):
+    real, seen = subprocess.run, {}
+
+    def ended(command: list[str], **options) -> subprocess.CompletedProcess:
+        if "exp" not in command:
+            return real(command, **options)
+        seen.update(options["env"])
+        return subprocess.CompletedProcess(command, 130)
+
+    monkeypatch.setattr(subprocess, "run", ended)
+    assert recipes("run", "fast", "-S", "seed=3").returncode == 130
+    assert seen["CIFAR_AGAIN"] == "python -m recipes run fast -S seed=3"
+    assert seen["PATH"] == os.environ["PATH"]
 
 
 @pytest.mark.parametrize("damaged", [b"epochs: [24", b"epochs: 24 # \xff"])
