@@ -41,7 +41,7 @@ repro: .venv/ready ## run `dvc repro`: the stages whose code, data or params hav
 	@python .dvc/repro.py
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
-experiments: .venv/ready ## list the experiments: their main params, accuracies and losses
+experiments: .venv/ready ## list the experiments: their main params and accuracies
 	@python -m dvc exp show --drop '$(SHOWN)'
 SHOWN := ^(?!(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|model\.name|epochs|(params\.yaml:)?lr_max|seed)$$)
 

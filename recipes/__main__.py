@@ -60,7 +60,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         default="accuracy",
         help="one of metrics/evaluate.json, for example tta_accuracy (default: accuracy)",
     )
-    text = "the difference, in hundredths, for which to say how many seeds are needed (default: 0.1)"
+    text = "also say how many seeds would show a difference of so many points, each 0.01 (default: 0.1)"
     compare.add_argument("--points", type=float, default=0.1, help=text)
     compare.add_argument("--json", action="store_true", help="print the figures as JSON")
     page_ = commands.add_parser("page", help="write docs/RECIPE.md from a finished run, or from docs/data/RECIPE/")
@@ -207,7 +207,7 @@ def page(arguments: argparse.Namespace) -> None:
         expected = values_with(text_at_commit(path, folder), arguments.changes)
         collect(recipe, expected, folder, Told(changes=arguments.changes, machine=arguments.machine, log=arguments.log))
     elif arguments.changes or arguments.machine or arguments.log:
-        raise InputError("-S, --machine and --log tell of a run; name its folder too")
+        raise InputError("-S, --machine and --log describe a finished run; also give its FOLDER")
     print(f"written: {write_page(recipe, path, today)}")
 
 

@@ -1,1 +1,1 @@
-"""The stages in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam, report."""
+"""The stages in reading order: download, stats, lr_find, train, evaluate, misclassified, gradcam, export, report."""

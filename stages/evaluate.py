@@ -1,6 +1,6 @@
 """Measure the trained network on the test images.
 
-Reads the model, the test images, and which of them nearly are among the training images. Writes the scores, the
+Reads the model, the test images, and which of them are almost the same as a training image. Writes the scores, the
 predictions, which the later stages read, and three tables: for the confusion matrix, for the accuracy of each class and
 for the reliability diagram.
 """

@@ -33,7 +33,8 @@ def main() -> None:
         part.write_bytes(content)
     write_json("metrics/export.json", found)
     largest, differing = found["onnx_difference"], found["onnx_differing"]
-    print(f"on {len(images)} test images the logits differ by at most {largest}, and {differing} classes")
+    said = f"logits differ by at most {largest}, {differing} classes"
+    print(f"ONNX against the network, on {len(images)} test images: {said}")
     print(f"written: {FILE} ({len(content) / 1e6:.1f} MB), metrics/export.json")
 
 

@@ -2,7 +2,7 @@
 
 Reads the predictions and the test images. Writes a table of all mistakes, a table of the pairs of classes that are
 confused most often, and two galleries: the most confident mistakes, and as many correctly classified images. Also
-writes a table and a sheet of the test images whose label is probably wrong.
+writes a table and a sheet of the test images whose label is in doubt.
 """
 
 from cifar.system.process import start_stage

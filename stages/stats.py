@@ -1,7 +1,7 @@
 """Look at the data set before training on it.
 
 Reads data/dataset/. Writes the mean and standard deviation of the training pixels, the counts of classes, sheets of
-sample and augmented images, and a table and a sheet of the test images that nearly are among the training images.
+sample and augmented images, and a table and a sheet of the test images that are almost the same as a training image.
 """
 
 from cifar.system.process import start_stage

@@ -156,13 +156,23 @@ def test_the_files_named_where_to_add_hold_what_they_are_said_to_hold():
 
 def test_readmes_table_of_recipes_equals_the_recipes():
     table = rows(README, "## Recipes")[1:]
-    assert sorted(row[0] for row in table) == sorted(set(RECIPES) - {"demo"})
+    assert sorted(row[0] for row in table) == sorted(set(RECIPES) - {"demo", "fast", "best"})
     for name, _, parameters, epochs, *_ in table:
         recipe = check_params(read_yaml(ROOT / f"recipes/{name}.yaml"), name)
         with torch.device("meta"):  # shapes only, no numbers
             network = build_network(recipe.model, CIFAR, seed=0)
         count = sum(weights.numel() for weights in network.parameters())
         assert (f"{count:,}", str(recipe.epochs)) == (parameters, epochs), name
+
+
+def test_readmes_table_of_results_has_the_epochs_of_the_params():
+    results = [row for row in rows(README, "## Real CIFAR-10") if row[1][0].isdigit()]
+    assert len(results) == 4
+    for name, images, epochs, *_ in results:
+        words = name.replace("`", "").split(", ")
+        params = read_yaml(ROOT / (f"recipes/{words[0]}.yaml" if words[0] in RECIPES else "params.yaml"))
+        val_size = int(words[1].removeprefix("val_size=")) if words[1:] else params["val_size"]
+        assert (int(images.replace(",", "")), int(epochs)) == (50_000 - val_size, params["epochs"]), name
 
 
 def test_the_page_on_recipes_names_each_of_them():

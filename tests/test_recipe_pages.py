@@ -130,7 +130,7 @@ def test_other_runs_than_it_says_are_refused_and_nothing_is_written(project, mad
         "default nowhere": r"nowhere has no dvc.yaml; name a clone of this project",
         "default {run} --log nowhere": r"cannot read nowhere: No such file",
         "default {run} --log params.yaml": r"params.yaml has no line `trained, with validation",
-        "default --machine B": r"-S, --machine and --log tell of a run; name its folder too",
+        "default --machine B": r"-S, --machine and --log describe a finished run; also give its FOLDER",
         "unknown {run}": r"there is no recipe 'unknown'; choose from best, demo,",
         "fast": r"docs/data/fast/ lacks params.yaml, .*; name the folder of a finished run too",
     }.items():

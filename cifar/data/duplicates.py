@@ -1,4 +1,4 @@
-"""Test images that are, or nearly are, among the training images: they make a network look better than it is."""
+"""Test images that are the same as a training image, or almost: they make a network look better than it is."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Which labels are probably wrong, judged by a network that has not trained on their images."""
+"""Which labels may be wrong, judged by a network that has not trained on their images."""
 
 from pathlib import Path
 from typing import NamedTuple

@@ -33,6 +33,7 @@ Item = TypeVar("Item")
 JOIN = timedelta(seconds=120)  # from the first process that is ready to the last; they import torch at the same time
 PATIENCE = timedelta(days=1)  # for a process that still works; `ending_stuck` ends those that do not
 REST, NODES_REST = 22, 600  # seconds without work; those of one machine may wait long for those of a slower one
+GPU_PATIENCE = timedelta(seconds=22)  # who waits for a GPU keeps its processor busy; the work of GPUs is even
 SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `process.GRACE`
 NODES_WAIT = 900  # seconds in which all machines must start
 
@@ -255,7 +256,7 @@ def _join() -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with _lost_processes():
         dist.init_process_group({"cuda": "nccl", "cpu": "gloo"}[device.type], timeout=JOIN)
-        dist.set_timeout(PATIENCE)
+        dist.set_timeout(GPU_PATIENCE if device.type == "cuda" else PATIENCE)
     atexit.register(dist.destroy_process_group)  # else its threads may abort the process at its end
     # The precision depends on params and instructions only, so any value will do here.
     refuse_differences(environment(device, torch.float32, deterministic=True))
@@ -263,7 +264,7 @@ def _join() -> None:
 
 @contextmanager
 def _lost_processes() -> Iterator[None]:
-    """Raise Stopped when another process has ended or has not started; the launcher says what has happened to it."""
+    """Raise Stopped when another process has ended or does not answer; the launcher says what has happened to it."""
     try:
         yield
     except RuntimeError as error:
@@ -271,5 +272,5 @@ def _lost_processes() -> Iterator[None]:
             raise
         time.sleep(1)  # so that the launcher sees first why the other one has ended
         is_late = re.search("timed? ?out", str(error), re.IGNORECASE)
-        late = f"not all processes of this stage have started within {JOIN.seconds} s"
-        raise Stopped(late if is_late else "another process of this stage has ended", LOST) from None
+        what = "does not answer" if is_late else "has ended"
+        raise Stopped(f"another process of this stage {what}", LOST) from None
