@@ -106,7 +106,7 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 
 def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
-    """Copy the recipe to params.yaml, after printing a line for each value that changes.
+    """Copy the recipe to params.yaml, and print a line for each value that changes.
 
     Unless `force`, raises InputError and changes nothing when params.yaml holds changes that are nowhere else. The
     recipe with `changes` may be replaced: an interrupted run leaves that.
@@ -115,8 +115,8 @@ def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
     values = current_params(force)
     if not force:
         refuse_to_lose_changes(lambda: values == values_with(recipe_text(name), changes))
+    write_text(PARAMS, recipe_text(name))  # before the lines, which `| head` may cut off
     print_differences(values, recipe)
-    write_text(PARAMS, recipe_text(name))
 
 
 def current_params(force: bool) -> dict[str, Any]:
