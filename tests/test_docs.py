@@ -210,7 +210,7 @@ def test_means_and_deviations_are_those_of_the_runs():
     default, fast = (
         next(row for row in rows(README, "## Real CIFAR-10") if row[0] == name) for name in ("default", "fast")
     )
-    complete = rows(RESULTS, "## All complete runs")
+    complete = rows(RESULTS, "## The main runs")
     runs = [row[6] for row in complete if row[0].startswith("default") and row[1] == "45,000"]
     assert (len(runs), default[3]) == (4, stated(runs))
     accuracies = by_seed("## The default")[0]
@@ -223,5 +223,5 @@ def test_means_and_deviations_are_those_of_the_runs():
 
 
 def test_the_run_in_dvc_lock_has_the_accuracy_of_its_metrics():
-    (row,) = [row for row in rows(RESULTS, "## All complete runs") if row[0] == "default: dvc.lock's"]
+    (row,) = [row for row in rows(RESULTS, "## The main runs") if row[0] == "default, run 7: dvc.lock's"]
     assert float(row[6]) == json.loads((ROOT / "metrics/evaluate.json").read_text())["accuracy"]
