@@ -30,7 +30,7 @@ def main() -> None:
     elif params.dataset == "folder":
         listing = list_images(IMAGES, test_share=params.folder.test_share, seed=params.seed)
         classes, total = listing.classes, sum(map(len, [*listing.train.values(), *listing.test.values()]))
-        bar = progress(None, total, "read", "img")
+        bar = progress(None, total, "read", "images")
         train, test = build_splits(listing, params.folder.size, bar.update)
         save_names("train", train)
         save_names("test", test)

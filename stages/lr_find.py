@@ -19,8 +19,9 @@ from cifar.data.splits import hold_out, load_classes, load_split, load_statistic
 from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
+from cifar.system.launch import launch
 from cifar.system.process import progress, run
-from cifar.system.processes import launch, leave_to_first
+from cifar.system.processes import leave_to_first
 from cifar.training.lr_sweep import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 from cifar.training.shards import check_shards
@@ -49,7 +50,7 @@ def main() -> None:
     trainer = build_trainer(spec, statistics, train.images)
     batches_of = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
     endless = (batch for epoch in count() for batch in batches_of(epoch))
-    batches = progress(endless, test.steps, "range test", "step")
+    batches = progress(endless, test.steps, "range test", "steps")
     lrs = exponential(test.steps, test.lr_start, test.lr_end)
     curve = sweep(trainer, batches, lrs, smoothing=test.smoothing, stop_factor=test.stop_factor)
     leave_to_first()

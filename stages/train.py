@@ -19,8 +19,9 @@ from cifar.nn.saved import FOLDER, Model, save_model
 from cifar.nn.summary import summary
 from cifar.system.device import environment, prepare
 from cifar.system.files import write_json, write_text
+from cifar.system.launch import launch
 from cifar.system.process import run
-from cifar.system.processes import launch, leave_to_first
+from cifar.system.processes import leave_to_first
 from cifar.training.checkpoint import Checkpoints, carries_on, fingerprint
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit
@@ -49,8 +50,7 @@ def main() -> None:
     trainer = build_trainer(spec, statistics, train.images)
     image_filter = build_filter(spec, statistics, train.images)
     batches = feed(train, policy, trainer.device, batch_size=params.batch_size, seed=params.seed)
-    lr_min, lr_max = choose_rates(params.lr_min, params.lr_max, params.schedule)
-    rates = {"lr_min": lr_min, "lr_max": lr_max}
+    rates = choose_rates(params.lr_min, params.lr_max, params.schedule)
     schedule = partial(plan, params.schedule, (params.epochs, epoch_steps), momentum=params.optimizer.momentum, **rates)
 
     machine = environment(trainer.device, trainer.precision, params.deterministic)

@@ -22,8 +22,8 @@ import torch
 from dvc.utils.hydra import apply_overrides
 from projects import ROOT, TINY, Project, create
 
+from cifar.system.launch import launch
 from cifar.system.process import InputError
-from cifar.system.processes import launch
 
 KILLS = int(os.environ.get("SHARED_KILLS", 3))
 LONGEST = 8.0  # seconds from the start of a shared training to its end

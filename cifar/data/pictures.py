@@ -37,10 +37,10 @@ def _is_hidden(name: str) -> bool:
 def read_picture(path: Path, size: int) -> np.ndarray:
     """The picture in the file at `path` as RGB, uint8 (size, size, 3).
 
-    The shorter side is resized to `size` pixels (bilinear with antialiasing, as torchvision resizes), and the centre is
-    cut out. A picture of `size` x `size` pixels keeps its pixels. Orientation by EXIF is applied. Transparent pixels
-    lie on white. 16-bit values are rounded to 8 bits, and CMYK is converted without its colour profile. Of several
-    frames or pages the first is taken.
+    The largest square in its middle is resized (bilinear with antialiasing, as torchvision resizes). A picture of
+    `size` x `size` pixels keeps its pixels. Orientation by EXIF is applied. Transparent pixels lie on white. 16-bit
+    values are rounded to 8 bits, and CMYK is converted without its colour profile. Of several frames or pages the first
+    is taken.
 
     Raises InputError, one line that names the file, if it is no picture, is cut off or damaged, or has more than
     LARGEST pixels.

@@ -67,7 +67,9 @@ def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     batch_size = images_of(images.shape, PIXELS)
     starts = range(0, len(images), batch_size)
-    batches = (images[start : start + batch_size] for start in progress(starts, len(starts), "onnx", "batch", delay=1))
+    batches = (
+        images[start : start + batch_size] for start in progress(starts, len(starts), "onnx", "batches", delay=1)
+    )
     return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in batches])
 
 

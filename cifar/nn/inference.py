@@ -49,7 +49,7 @@ def predict(
     network.eval()
     logits = []
     starts = every_nth(range(0, len(images), batch_size))
-    for start in progress(starts, len(starts), label, "batch", delay=1):
+    for start in progress(starts, len(starts), label, "batches", delay=1):
         batch = normalise(torch.from_numpy(images[start : start + batch_size]).to(device), statistics)
         with torch.autocast(device.type, precision, enabled=precision != torch.float32):
             weighted = [weight * network(view).float() for weight, view in views(batch, augmentation)]

@@ -49,7 +49,7 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
     files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
     found, drawn, unread = [], [], 0
     width = max(len(printable(str(file), 200)) for file in files)
-    for answer in progress(answers(model, files), len(files), "predict", "picture", delay=1):
+    for answer in progress(answers(model, files), len(files), "predict", "pictures", delay=1):
         if answer.problem:
             unread += 1
             tqdm.write(f"error: {answer.problem}", file=sys.stderr)

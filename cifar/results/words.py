@@ -121,10 +121,10 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
 
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
-    held_out = "validation images" if params["val_size"] else "test images, because val_size is 0"
+    also, held_out = ("", "validation") if params["val_size"] else (", as val_size is 0,", "test")
     measured = "" if params["train_scores"] == "eval" else " (measured on the augmented batches during the epoch)"
     return (
         f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights kept are those of "
         f"epoch {train['epoch']} of {params['epochs']}. The accuracy is {percent(train['train_accuracy'])} on training "
-        f"images{measured} and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out}."
+        f"images{measured} and{also} {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out} images."
     )

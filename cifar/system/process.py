@@ -228,7 +228,7 @@ class ProgressLines:
             print(self._line((now - self.started) / 60), file=sys.stderr, flush=True)
 
     def _line(self, minutes: float) -> str:
-        """For example `train: 25% of 6,000 img, 3 min left, loss 0.512`."""
+        """For example `train: 25% of 6,000 images, 3 min left, loss 0.512`."""
         if self.total is None:
             return f"{self.label}: {self.n:,} {self.unit}"
         left = minutes * (self.total - self.n) / max(1, self.n - self.initial)

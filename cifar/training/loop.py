@@ -63,7 +63,7 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
     plan = spec.schedule(record.val_accuracies)
     write_curves(record.history, plan)
     epochs, images = len(plan.lrs), len(spec.train.labels)
-    with progress(None, epochs * images, "train", "img", initial=len(record.history) * images) as bar:
+    with progress(None, epochs * images, "train", "images", initial=len(record.history) * images) as bar:
         for epoch in range(len(record.history), epochs):
             started = time.monotonic() - compile_seconds()
             record.history.append(train_one_epoch(trainer, image_filter, spec, epoch, plan=plan, bar=bar))

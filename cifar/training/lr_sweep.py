@@ -66,7 +66,7 @@ class Suggestion(Result):
     lr_min: Positive | None = None
 
 
-def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpec) -> tuple[float, float]:
+def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpec) -> dict[str, float]:
     """`lr_min` and `lr_max` with the range test's suggestion in place of `find`.
 
     Raises InputError when there is no suggestion, or when `lr_min` is above `lr_max` and the schedule uses both.
@@ -82,7 +82,7 @@ def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpe
         raise InputError(
             f"lr_min is {lr_min:g}, but must be at most lr_max ({lr_max:g}); lower it, or set both to find"
         )
-    return lr_min, lr_max
+    return {"lr_min": lr_min, "lr_max": lr_max}
 
 
 def at_the_ends(suggestion: dict[str, float], lrs: np.ndarray) -> str:
