@@ -201,7 +201,10 @@ def page(arguments: argparse.Namespace) -> None:
 
     recipe, folder = arguments.recipe, arguments.folder
     path = PARAMS if recipe == "default" else FOLDER / f"{recipe}.yaml"
-    today = read_yaml(PARAMS) if recipe == "default" else read_recipe(recipe)
+    if recipe == "default":
+        today = parse_yaml(committed_params() or PARAMS.read_text(encoding="utf-8"), "params.yaml")
+    else:
+        today = read_recipe(recipe)
     if folder:
         refuse_unfinished(folder)
         expected = values_with(text_at_commit(path, folder), arguments.changes)

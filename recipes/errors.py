@@ -54,11 +54,12 @@ def concentration(counts: pd.DataFrame) -> str:
     if not wrong:
         return ""
     named = [f"{pair.one} and {pair.other} ({pair.mistakes:,})" for pair in first]
-    share = sum(pair.mistakes for pair in first) / wrong
-    return (
-        f"{'The pair' if len(first) == 1 else 'The pairs'} confused most {'is' if len(first) == 1 else 'are'} "
-        f"{listed(named)}. This is {percent(share, 0)} of the {wrong:,} mistakes, on {len(first)} of {possible} pairs."
-    )
+    which = "The pair confused most is" if len(first) == 1 else "The pairs confused most are"
+    text = f"{which} {listed(named)}."
+    if len(first) == len(found):
+        return text
+    share = percent(sum(pair.mistakes for pair in first) / wrong, 0)
+    return f"{text} This is {share} of the {wrong:,} mistakes, on {len(first)} of {possible} pairs."
 
 
 def one_sided(counts: pd.DataFrame) -> str:
@@ -99,11 +100,15 @@ def kinds(counts: pd.DataFrame) -> str:
         return ""
     across = wrong - sum(within.values())
     even = [percent(share, 0) for share in (15 / 45, 6 / 45, 24 / 45)]  # of the 45 pairs of classes
+    groups = (
+        ("two animals", within["animals"]),
+        ("two vehicles", within["vehicles"]),
+        ("an animal and a vehicle", across),
+    )
+    named = [f"between {which}: {count:,} ({percent(count / wrong, 0)})" for which, count in groups]
     return (
-        f"{within['animals']:,} mistakes confuse two animals ({percent(within['animals'] / wrong, 0)}), "
-        f"{within['vehicles']:,} two vehicles ({percent(within['vehicles'] / wrong, 0)}), and {across:,} an animal and "
-        f"a vehicle ({percent(across / wrong, 0)}). If all pairs of classes were confused equally often, these shares "
-        f"would be {listed(even)}."
+        f"Mistakes {'; '.join(named)}. If all pairs of classes were confused equally often, these shares would be "
+        f"{listed(even)}."
     )
 
 

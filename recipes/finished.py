@@ -20,6 +20,7 @@ from cifar.system.process import InputError
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
+NAMES = "class", "actual", "predicted"  # columns with names of classes
 COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the right
     "params.yaml": "params.yaml",
     "stats.json": "metrics/stats.json",
@@ -60,7 +61,7 @@ def collect(recipe: str, expected: Mapping[str, Any], folder: Path, told: Told) 
         )
     facts = {"commit": commit_of(folder), "changes": list(told.changes), "machine": told.machine}
     facts |= {"image_size": image_size(folder), **(speed(told.log) if told.log else {})}
-    confusion = pd.read_csv(folder / "plots/evaluate/confusion.csv", keep_default_na=False)
+    confusion = read_table(folder / "plots/evaluate/confusion.csv")
     classes = read_json(folder / "models/model.json")["classes"]
     DATA.mkdir(parents=True, exist_ok=True)
     forget_killed(DATA, f".{recipe}.", ".part")
@@ -122,6 +123,11 @@ def image_size(folder: Path) -> list[int]:
     return list(np.load(folder / "data/dataset/test_images.npy", mmap_mode="r").shape[1:3])
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """A CSV file whose classes may have names like `01` or `nan`."""
+    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+
+
 def count_confusion(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Columns `actual`, `predicted`, `images`: the images of each pair of classes, from a row an image."""
     counts = table.groupby(["actual", "predicted"]).size()
@@ -135,8 +141,8 @@ def speed(log: Path) -> dict[str, Any]:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         raise InputError(f"cannot read {log}: {error.strerror}; name a file with what `dvc repro` printed") from None
-    seconds = re.findall(r"^trained, with validation, in (\d+) s$", text, re.MULTILINE)
+    seconds = re.findall(r"^training and validation took (\d+) s$", text, re.MULTILINE)
     rates = [int(rate) for rate in re.findall(r"^epoch .* (\d+) img/s ", text, re.MULTILINE)]
     if not seconds or not rates:
-        raise InputError(f"{log} has no line `trained, with validation, in … s`; name what `dvc repro` printed")
-    return {"minutes": round(int(seconds[-1]) / 60, 1), "images_per_second": [min(rates), max(rates)]}
+        raise InputError(f"{log} has no line `training and validation took … s`; name what `dvc repro` printed")
+    return {"minutes": round(int(seconds[-1]) / 60, 2), "images_per_second": [min(rates), max(rates)]}

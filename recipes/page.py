@@ -17,12 +17,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cifar.config.params import read_yaml
 from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
+from cifar.results.heatmaps import shown_mistakes
 from cifar.results.scores import accuracy_interval
 from cifar.system.device import differences
 from cifar.system.files import read_json, write_text
 from cifar.system.process import InputError
 from recipes import errors
-from recipes.finished import COPIED, DATA
+from recipes.finished import COPIED, DATA, read_table
 from recipes.values import flatten
 
 HERE = Path(__file__).parent
@@ -98,7 +99,7 @@ def load(folder: Path) -> Data:
         )
     return Data(
         {path.stem: read_json(path) for path in paths if path.suffix == ".json"},
-        {path.stem: pd.read_csv(path, keep_default_na=False) for path in paths if path.suffix == ".csv"},
+        {path.stem: read_table(path) for path in paths if path.suffix == ".csv"},
         read_yaml(folder / "params.yaml"),
         (folder / "summary.txt").read_text(encoding="utf-8").rstrip(),
     )
@@ -108,7 +109,7 @@ def head(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     """What was reached, and what the source states."""
     scores, train = data.files["evaluate"], data.files["train"]
     stated = source.get("stated", {})
-    name = "tta_accuracy" if "tta_accuracy" in stated else "accuracy"
+    name = "tta_accuracy" if "tta_accuracy" in stated and "tta_accuracy" in scores else "accuracy"
     epochs = data.params["epochs"]
     opening = (
         f"{network(data.params)} reaches **{words.percent(scores[name])}** on the {scores['images']:,} test images of "
@@ -181,14 +182,14 @@ def progress(history: pd.DataFrame, followed: str) -> str:
     if epochs < 4:
         return ""
     before, last = history.iloc[math.ceil(epochs * 0.75) - 1], history.iloc[-1]
-    gain = 100 * (last["val_accuracy"] - before["val_accuracy"])
+    gain = round(100 * (last["val_accuracy"] - before["val_accuracy"]), 1)
+    moved = f"{'rose' if gain > 0 else 'fell'} by {abs(gain):.1f} points" if gain else "stayed the same"
     text = (
-        f"From epoch {int(before['epoch'])} to {int(last['epoch'])} the {followed} accuracy "
-        f"{'rose' if gain >= 0 else 'fell'} by {abs(gain):.1f} points, while the learning rate went from "
-        f"{before['lr']:.3g} to {last['lr']:.3g}."
+        f"From epoch {int(before['epoch'])} to {int(last['epoch'])} the {followed} accuracy {moved}, while the "
+        f"learning rate went from {before['lr']:.3g} to {last['lr']:.3g}."
     )
     best = history.loc[history["val_accuracy"].idxmax()]
-    if best["epoch"] != last["epoch"]:
+    if best["val_accuracy"] > last["val_accuracy"]:
         text += f" It was highest after epoch {int(best['epoch'])}, at {words.percent(best['val_accuracy'])}."
     return text
 
@@ -203,11 +204,13 @@ def test_images(data: Data) -> dict[str, Any]:
         wrong = counts.loc[name].drop(name)
         taken = f"{wrong.idxmax()} ({wrong.max():,})" if wrong.max() else ""
         rows.append((name, f"{counts.loc[name].sum():,}", words.percent(accuracy, 1), taken))
-    share = scores["top5_accuracy"]
-    which = "all images" if share == 1 else f"{words.percent(share)} of the images"
-    top = f"The network ranks the true class among the five most likely for {which}."
+    top = []
+    if "top5_accuracy" in scores:  # with more than five classes
+        share = scores["top5_accuracy"]
+        which = "all images" if share == 1 else f"{words.percent(share)} of the images"
+        top = [f"The network ranks the true class among the five most likely for {which}."]
     return {
-        "result_words": f"{words.result(scores)} {top} {words.calibration(scores, confidence)}",
+        "result_words": " ".join([words.result(scores), *top, words.calibration(scores, confidence)]),
         "weakest_words": words.weakest(by_class),
         "classes": rows,
         "mistakes": [text for text in errors.paragraphs(counts, data.tables["mistakes"]) if text],
@@ -230,6 +233,7 @@ def rest(data: Data) -> dict[str, Any]:
         "network_words": f"{network(params)} has {data.files['train']['parameters']:,} parameters.",
         "summary": data.summary,
         "dataset": dataset(params),
+        "most_mistakes": shown_mistakes(run["image_size"]),
         "heatmaps": f"{method} heatmaps of {words.listed(gradcam['layers'])}",
         "run": run_facts(run, card),
         "parts": [
@@ -244,9 +248,10 @@ def recipe_words(path: Path, data: Data, today: Mapping[str, Any]) -> str:
     text = f"[{path}](../{path}) holds every value, with its reason or its source."
     if changes := data.files["run"]["changes"]:
         text += f" This run changed {words.listed([f'`{change}`' for change in changes])}."
-    left_out = {"mirrors", *(change.partition("=")[0] for change in changes)}
+    left_out = {"mirrors", *(change.lstrip("~+").partition("=")[0] for change in changes)}
     then, now = (flatten(_with_size(values)) for values in (data.params, today))
-    if keys := [f"`{key}`" for key in then if key in now and now[key] != then[key] and key not in left_out]:
+    different = [key for key in then if key in now and now[key] != then[key]]
+    if keys := [f"`{key}`" for key in different if not any(f"{key}.".startswith(f"{one}.") for one in left_out)]:
         text += f" Since this run, {words.listed(keys)} changed in this file."
     return text
 
@@ -274,9 +279,9 @@ def data_words(data: Data) -> str:
     )
     if data.has_validation:
         return text + f" {data.params['val_size']:,} of the training images are held out for validation."
-    text += " No training image is held out, so the curves below follow the test images."
-    chooses = data.params["select"] == "best" or data.params["schedule"]["name"] == "plateau"
-    return text if chooses else text + " Nothing is chosen by them."
+    return (
+        f"{text} No training image is held out, so the curves below follow the test images. Nothing is chosen by them."
+    )
 
 
 def run_facts(run: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -287,7 +292,8 @@ def run_facts(run: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str
     rows += [("environment", environment_words(card["environment"]))]
     if "minutes" in run:
         low, high = run["images_per_second"]
-        rows += [("minutes of training, with validation", f"{run['minutes']:,.0f}")]
+        minutes = f"{run['minutes']:,.{0 if run['minutes'] >= 10 else 1}f}"
+        rows += [("minutes of training, with validation", minutes)]
         rows += [("images a second, by epoch", f"{low:,} to {high:,}")]
     rows += [("SHA-256 of the weights", card["sha256"])]
     return [(name, value) for name, value in rows if value]
@@ -341,7 +347,7 @@ def describe(value: Any) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head, *lines = ("| " + " | ".join(line) + " |" for line in (columns, *rows))
+    head, *lines = ("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in (columns, *rows))
     return "\n".join([head, "|---" * len(columns) + "|", *lines])
 
 

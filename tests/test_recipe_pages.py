@@ -12,7 +12,7 @@ from test_docs import rows
 
 from cifar.config.params import read_yaml
 from cifar.system.process import InputError
-from cifar.training.loop import epoch_line
+from cifar.training.loop import epoch_line, total_line
 from recipes import errors, finished, page
 from recipes.__main__ import page as command
 from recipes.__main__ import parse
@@ -60,7 +60,7 @@ def made(project, tmp_path_factory) -> Path:
     log = home.parent / "log"
     score = {"epoch": 1, "train_loss": 2.0, "train_accuracy": 0.2, "val_loss": 2.0, "val_accuracy": 0.2, "lr": 0.1}
     lines = [epoch_line(score, 2, 20, seconds) for seconds in (0.1, 0.2)]
-    log.write_text("\n".join([*lines, "trained, with validation, in 90 s", "written: all"]) + "\n")
+    log.write_text("\n".join([*lines, total_line(90), "written: all"]) + "\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
         for name, value in project.environment.items():
@@ -78,7 +78,7 @@ def test_the_page_shows_the_runs_own_figures(project, made):
     assert f"reaches **{100 * (50 - wrong) / 50:.2f} %** on the 50 test images" in text
     assert f"classifies {50 - wrong} of 50 test images correctly" in text
     assert f"{metrics['train']['parameters']:,} parameters" in text
-    assert f"| minutes of training, with validation | {90 / 60:.0f} |" in text
+    assert "| minutes of training, with validation | 1.5 |" in text
     assert "| images a second, by epoch | 100 to 200 |" in text
     assert json.loads((folder / "models/model.json").read_text())["sha256"] in text
     assert f"| commit | {project.git('rev-parse', 'HEAD')[:7]} |" in text
@@ -129,7 +129,7 @@ def test_other_runs_than_it_says_are_refused_and_nothing_is_written(project, mad
         "default {home}": r"is no finished run: download, .* not up to date; run `dvc repro` there",
         "default nowhere": r"nowhere has no dvc.yaml; name a clone of this project",
         "default {run} --log nowhere": r"cannot read nowhere: No such file",
-        "default {run} --log params.yaml": r"params.yaml has no line `trained, with validation",
+        "default {run} --log params.yaml": r"params.yaml has no line `training and validation took",
         "default --machine B": r"-S, --machine and --log describe a finished run; also give its FOLDER",
         "unknown {run}": r"there is no recipe 'unknown'; choose from best, demo,",
         "fast": r"docs/data/fast/ lacks params.yaml, .*; name the folder of a finished run too",
@@ -186,8 +186,8 @@ def test_animals_and_vehicles_are_told_apart_only_in_cifar10():
         CIFAR10, {("cat", "dog"): 5, ("truck", "ship"): 2, ("ship", "airplane"): 1, ("bird", "airplane"): 2}
     )
     assert errors.kinds(counts).replace("\u00a0", " ") == (
-        "5 mistakes confuse two animals (50 %), 3 two vehicles (30 %), and 2 an animal and a vehicle (20 %). If all "
-        "pairs of classes were confused equally often, these shares would be 33 %, 13 % and 53 %."
+        "Mistakes between two animals: 5 (50 %); between two vehicles: 3 (30 %); between an animal and a vehicle: 2 "
+        "(20 %). If all pairs of classes were confused equally often, these shares would be 33 %, 13 % and 53 %."
     )
     assert errors.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
 
@@ -265,3 +265,35 @@ def test_the_end_of_a_training_is_told_by_its_last_quarter():
         "highest after epoch 7, at 75.00 %."
     )
     assert page.progress(pd.DataFrame(table).head(3), "test") == ""
+    table["val_accuracy"] = [0.7] * 8
+    assert page.progress(pd.DataFrame(table), "test") == (
+        "From epoch 6 to 8 the test accuracy stayed the same, while the learning rate went from 0.4 to 0.1."
+    )
+
+
+def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
+    (tmp_path / "confusion.csv").write_text("actual,predicted\n01,01\n01,nan\nnan,nan\n")
+    found = finished.count_confusion(finished.read_table(tmp_path / "confusion.csv"), ["01", "nan"])
+    assert found["images"].tolist() == [1, 1, 0, 1]
+    found.to_csv(tmp_path / "counts.csv", index=False)
+    counts = errors.confusion_counts(finished.read_table(tmp_path / "counts.csv"))
+    assert list(counts.index) == ["01", "nan"]
+    assert page.table(["class"], [("a|b",)]).endswith("| a\\|b |")  # else it would be two cells
+
+
+def test_a_run_of_few_classes_or_without_views_has_no_such_figures():
+    data = page.load(ROOT / "docs/data/fast")
+    for key in "top5_accuracy", "tta_accuracy":
+        data.files["evaluate"].pop(key)
+    assert "five most likely" not in page.test_images(data)["result_words"]
+    source = read_yaml(ROOT / "recipes/sources/fast.yaml")
+    assert "with test-time" not in page.head(data, source)["opening"]
+    assert page.head(data, source)["verdict"] == ""
+
+
+def test_what_the_run_changed_is_not_said_to_have_changed_since():
+    data, path = page.load(ROOT / "docs/data/fast"), params_of("fast")
+    today = data.params | {"model": {"name": "resnet18"}, "seed": 7}
+    assert "`seed` and `model.name` changed in this file" in page.recipe_words(path, data, today)
+    data.files["run"]["changes"] = ["~model", "+model={name:airnet}"]
+    assert "Since this run, `seed` changed in this file" in page.recipe_words(path, data, today)

@@ -75,7 +75,7 @@ def fit(trainer: Trainer, image_filter: Filter | None, spec: LoopSpec, checkpoin
             record.seconds += seconds
             save(checkpoints, trainer, image_filter, record)
             bar.write(epoch_line(record.history[-1], epochs, images, seconds))
-    print(f"training and validation took {record.seconds:.0f} s", flush=True)
+    print(total_line(record.seconds), flush=True)
     if compiling := compile_seconds():
         print(f"compiling took another {compiling:.0f} s", flush=True)
     return record
@@ -161,6 +161,11 @@ def write_curves(history: list[Row], plan: Plan) -> None:
     write_csv("plots/train/schedule.csv", pd.DataFrame({"step": range(lrs.size), "lr": lrs, "momentum": momenta}))
     if history:
         write_csv("plots/train/history.csv", pd.DataFrame(history))
+
+
+def total_line(seconds: float) -> str:
+    """The line after the last epoch; `python -m recipes page --log` reads it, and the lines of the epochs."""
+    return f"training and validation took {seconds:.0f} s"
 
 
 def epoch_line(row: Row, epochs: int, images: int, seconds: float) -> str:
