@@ -65,7 +65,8 @@ def fresh_project(params: str, changes: Sequence[str]) -> Iterator[Project]:
         folder, log = Path(name, "project"), Path(name, "log")
         for part in ("stages", "cifar", ".dvc/plots"):
             shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        for part in (".dvcignore", ".dvc/config"):
+        (folder / "data/images").mkdir(parents=True)
+        for part in (".dvcignore", ".dvc/config", "data/images/README.md"):
             shutil.copy(ROOT / part, folder / part)
         shutil.copy(ROOT / params, folder / "params.yaml")
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")

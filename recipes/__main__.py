@@ -19,6 +19,9 @@ from cifar.system.files import replacing, write_text
 from cifar.system.process import InputError, run
 from recipes.values import FOLDER, PARAMS, experiment_name, flatten, read_recipe, recipe_names, recipe_text, values_with
 
+# What `compare` compares by: metrics of `evaluate` between 0 and 1 of which more is better.
+COMPARED = "accuracy", "tta_accuracy", "top5_accuracy", "accuracy_without_duplicates", "balanced_accuracy", "macro_f1"
+
 
 def main() -> None:
     arguments = parse(sys.argv[1:])
@@ -58,7 +61,8 @@ def parse(words: list[str]) -> argparse.Namespace:
     compare.add_argument(
         "--metric",
         default="accuracy",
-        help="one of metrics/evaluate.json, for example tta_accuracy (default: accuracy)",
+        choices=COMPARED,
+        help="one of metrics/evaluate.json: %(choices)s (default: accuracy)",
     )
     text = "also say how many seeds would show a difference of so many points, each 0.01 (default: 0.1)"
     compare.add_argument("--points", type=float, default=0.1, help=text)

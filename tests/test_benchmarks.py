@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks import airbench94, throughput
 from benchmarks.airbench94 import STEPS, airbench94_network, groups, windows
+from benchmarks.pipeline import fresh_project
 from benchmarks.report import params_of, turn
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.nn.networks import build_network
@@ -96,3 +97,9 @@ def test_airbench94_cuts_its_windows_at_all_places_of_each_image():
     rows, columns = corners[:, 0, 0, 0] // 36, corners[:, 0, 0, 0] % 36
     counts = torch.bincount((5 * rows + columns).long(), minlength=25)
     assert len(counts) == 25 and (counts > 140).all() and (counts < 260).all()  # 200, give or take four deviations
+
+
+def test_the_benchmark_of_the_stages_has_all_that_the_pipeline_needs():
+    with fresh_project("recipes/demo.yaml", ["shapes.train=100", "shapes.test=20", "val_size=10"]) as project:
+        assert project.repro("stats") > 0
+        assert [run["stage"] for run in project.stages()] == ["download", "stats"]

@@ -16,6 +16,7 @@ from projects import Project
 
 from cifar.system.process import InputError
 from recipes import compare
+from recipes.__main__ import parse
 from recipes.compare import Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
 
 LOCK = {
@@ -122,6 +123,14 @@ def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path
         assert pair["images"] == []
         line = f"seed 4: images are not compared: {path} is damaged; delete it and run `make repro`\n"
         assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("metric", ["loss", "wrong", "expected_calibration_error", "accuracies"])
+def test_a_metric_of_which_less_is_better_is_refused(metric, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["compare", "old", "new", "--metric", metric])
+    assert caught.value.code == 2
+    assert f"argument --metric: invalid choice: '{metric}'" in capsys.readouterr().err
 
 
 def test_an_unknown_metric_is_named_with_the_known_ones(cached):

@@ -106,6 +106,8 @@ def test_seeds_needed_are_cohens_for_small_medium_and_large_effects(difference, 
 
 def test_a_million_seeds_are_the_limit():
     assert seeds_needed(1e-6, (0.01, 0.01)) is None
+    # n = 2 (z_0.975 + z_0.8)^2 / d^2 for large n, here for d = 0.0045: 775,232
+    assert seeds_needed(0.0045, (1.0, 1.0)) == pytest.approx(775_232, rel=1e-4)
 
 
 def share_seen(difference: float, deviations: tuple[float, float], seeds: tuple[int, int], pairs: int = 2000) -> float:

@@ -49,7 +49,7 @@ def main() -> None:
     lab = Lab(Path(tempfile.gettempdir(), f"cifar-gpu{'-dry-run' if is_dry else ''}-{os.getuid()}"), is_dry)
     if is_dry:
         begin_dry_run(lab, place)
-    journal = Journal(place, RESULTS, machine(None))
+    journal = Journal(place, place if is_dry else RESULTS, machine(None))
     until = time.monotonic() + 60 * arguments.minutes
     ended = None
     try:

@@ -106,7 +106,7 @@ def load_folder(folder: Path, published: Published) -> Dataset:
         if (folder / name).exists():
             try:
                 return load(folder / name, published)
-            except Unusable as error:
+            except (Unusable, OSError) as error:
                 reasons.append(f"{name}: {error}")
     raise Unusable("; ".join(reasons) or what_is_wrong_with(folder, published))
 

@@ -17,7 +17,8 @@ LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in a gr
 # average the colours of the parts. On CIFAR-10 99.7 % of such pairs have the same label; beyond, other images begin.
 MOST_BITS = 16  # of 112
 MOST_LEVELS = 16
-BLOCK = 2**22  # pixels that are looked at, or pairs that are compared, at a time
+BLOCK = 2**22  # pixels that are looked at, or pairs whose hashes are compared, at a time
+COLOURS = 2**16  # pairs whose colours are compared at a time
 
 
 class Duplicates(NamedTuple):
@@ -46,11 +47,11 @@ def find_duplicates(train: Split, test: Split) -> Duplicates:
         block = test_hashes[start : start + size]
         bits = sum(np.bitwise_count(block[:, None, k] ^ train_hashes[:, k]).astype(np.uint8) for k in (0, 1))
         of_block, of_all = np.nonzero(bits <= MOST_BITS)
-        rows.append(np.stack([of_block + start, of_all, bits[of_block, of_all]]))
-    test_index, train_index, bits = np.concatenate(rows, axis=1)
-    levels = np.abs(of_test[test_index] - of_train[train_index]).mean(axis=(1, 2, 3), dtype=np.float64)
-    is_alike = levels <= MOST_LEVELS
-    test_index, train_index, bits = (column[is_alike] for column in (test_index, train_index, bits))
+        pairs = np.stack([of_block + start, of_all, bits[of_block, of_all]])
+        for some in np.array_split(pairs, -(-pairs.shape[1] // COLOURS), axis=1) if pairs.size else []:
+            levels = np.abs(of_test[some[0]] - of_train[some[1]]).mean(axis=(1, 2, 3), dtype=np.float64)
+            rows.append(some[:, levels <= MOST_LEVELS])
+    test_index, train_index, bits = np.concatenate(rows, axis=1) if rows else np.empty((3, 0), np.int64)
     is_exact = [
         np.array_equal(test.images[i : i + 1], train.images[j : j + 1])
         for i, j in zip(test_index.tolist(), train_index.tolist(), strict=True)

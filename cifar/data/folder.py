@@ -84,8 +84,8 @@ def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
     """The picture files in `folder`, which has train/<class>/ and test/<class>/, or <class>/ alone.
 
     Of each class alone a `test_share` is for testing, at least one picture and never all: those with the lowest hash of
-    `seed`, class and file name, so that new pictures do not move the others. Raises InputError if the folders are laid
-    out in another way, or if a class has too few pictures.
+    `seed`, class and file name, so that a new picture moves at most one of the others. Raises InputError if the
+    folders are laid out in another way, or if a class has too few pictures.
     """
     names = set(_folders(folder))
     if {"train", "test"} <= names:
@@ -106,7 +106,7 @@ def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
     for name, paths in _by_class(folder).items():
         if len(paths) < 2:
             raise InputError(f"{folder}/{name} has one picture, at least two are needed: to train on and to test")
-        keys = {path: hashlib.sha256(f"{seed}/{path.relative_to(folder)}".encode()).digest() for path in paths}
+        keys = {path: hashlib.sha256(os.fsencode(f"{seed}/{path.relative_to(folder)}")).digest() for path in paths}
         count = min(len(paths) - 1, max(1, round(test_share * len(paths))))
         chosen = set(sorted(paths, key=keys.get)[:count])
         train[name] = [path for path in paths if path not in chosen]

@@ -110,9 +110,9 @@ def seeds_needed(difference: float, deviations: tuple[float, float]) -> int | No
     """The fewest seeds of each with which a true `difference` is seen with a power of 0.8; None above a million."""
     low, high = 1, 2  # `low` is too few
     while power(difference, deviations, high) < POWER:
-        low, high = high, 2 * high
-        if high > MOST_SEEDS:
+        if high == MOST_SEEDS:
             return None
+        low, high = high, min(2 * high, MOST_SEEDS)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if power(difference, deviations, middle) >= POWER else (middle, high)
