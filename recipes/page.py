@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cifar.config.params import read_yaml
 from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
-from cifar.results.heatmaps import shown_mistakes
+from cifar.results.heatmaps import METHODS, shown_mistakes
 from cifar.results.scores import accuracy_interval
 from cifar.system.device import differences
 from cifar.system.files import read_json, write_text
@@ -221,7 +221,6 @@ def rest(data: Data) -> dict[str, Any]:
     """Data, network, pictures and the facts of the run."""
     params, stats, run = data.params, data.files["stats"], data.files["run"]
     gradcam = params["gradcam"]
-    method = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}[gradcam["method"]]
     card = data.files["model"]
     return {
         "data_words": data_words(data),
@@ -234,7 +233,7 @@ def rest(data: Data) -> dict[str, Any]:
         "summary": data.summary,
         "dataset": dataset(params),
         "most_mistakes": shown_mistakes(run["image_size"]),
-        "heatmaps": f"{method} heatmaps of {words.listed(gradcam['layers'])}",
+        "heatmaps": f"{METHODS[gradcam['method']]} heatmaps of {words.listed(gradcam['layers'])}",
         "run": run_facts(run, card),
         "parts": [
             ("{} to {}".format(*part["epochs"]), environment_words(part["environment"]) + differing(part, card))

@@ -79,6 +79,11 @@ def test_planted_wrong_labels_come_first():
     assert set(find_label_issues(logits, given).indices) == set(planted)
 
 
+def test_probabilities_that_round_to_zero_keep_their_order():
+    logits = np.array([[30, 0], [50, 0], [40, 0]], np.float32)
+    assert find_label_issues(logits, np.ones(3, np.uint8)).indices.tolist() == [1, 2, 0]
+
+
 def test_labels_that_the_network_agrees_with_make_an_empty_table(tmp_path):
     logits, _ = draw(20)
     issues = find_label_issues(logits, logits.argmax(axis=1).astype(np.uint8))

@@ -42,12 +42,33 @@ def test_the_sentences_say_the_figures():
     assert words.most_confused(table) == "Most frequent mistakes: dog predicted as cat (64 of 1,000)."
 
 
+@pytest.mark.parametrize(
+    ("confidence", "said"),
+    [
+        (0.76, "76.0 %, 14.0 points below the accuracy: the network is underconfident."),
+        (0.95, "95.0 %, 5.0 points above the accuracy: the network is overconfident."),
+        (0.9003, "90.0 %, the same as the accuracy."),
+    ],
+)
+def test_calibration_in_words(confidence, said):
+    metrics = {"wrong": 10, "images": 100, "expected_calibration_error": 0.1}
+    expected = f"The mean confidence is {said} The expected calibration error is 10.0 %."
+    assert words.calibration(metrics, confidence).replace("\u00a0", " ") == expected
+
+
+def test_without_validation_images_nothing_is_called_validation():
+    run, params, *images = make(tests=60)
+    assert "Validation accuracy" in (text := page_of(run, params, *images)) and "training and validation loss" in text
+    text = page_of(run, params | {"val_size": 0}, *images)
+    assert "alidation" not in text.partition("</nav>")[0] and "training and test loss" in text
+
+
 def test_two_mistakes_of_which_one_is_left_out_are_said_to_be():
     logits = np.array([[9, 0], [0, 0.1], [0, 5]], np.float32)
     predictions = Predictions(logits, np.array([1, 0, 1], np.uint8), np.array([0, 1, 1], np.uint8))
     assert words.mistakes(predictions, shown=1).replace("\u00a0", " ") == (
         "The network makes 2 mistakes, 1 of them with a confidence above 90 %. "
-        "This page shows the 1 most confident; the other 1 are left out to keep the page small."
+        "This page shows the 1 most confident; the others (1) are left out to keep the page small."
     )
     nothing = Predictions(logits, predictions.predicted, predictions.predicted)
     assert words.mistakes(nothing, shown=0) == "The network makes no mistake on the test images."
@@ -116,7 +137,7 @@ def test_a_hundred_classes_and_ten_thousand_images_of_noise_stay_under_six_megab
     text = page_of(*made)
     assert len(text.encode()) < 6_000_000
     wrong = made[0].metrics["evaluate"]["wrong"]
-    assert f"This page shows the 650 most confident; the other {wrong - 650:,} are left out" in text
+    assert f"This page shows the 650 most confident; the others ({wrong - 650:,}) are left out" in text
     assert text.count('<figure data-true="') == 650
 
 
@@ -190,7 +211,7 @@ def test_a_class_without_test_images_has_no_accuracy_and_a_page(made, tmp_path):
 def test_a_run_without_mistakes_has_a_page_too():
     text = page_of(*make(accuracy=1.0))
     assert "The network makes no mistake on the test images." in text
-    assert 'data-cell="' not in text and 'id="labels"' not in text
+    assert 'data-cell="' not in text and 'id="labels"' not in text and "Click a number" not in text
 
 
 # The same bytes everywhere

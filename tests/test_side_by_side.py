@@ -68,6 +68,12 @@ def cards(text: str) -> list[tuple[str, int]]:
     return [(who, int(index)) for who, index in found]
 
 
+def lines(text: str) -> set[int]:
+    """The numbers of the colours in which lines are drawn."""
+    drawn = re.findall(r'<path [^>]*stroke="(#\w+)"', text)
+    return {number for number, colour in enumerate(COLOURS) if colour in drawn}
+
+
 def test_it_says_which_network_is_better_and_shows_the_images_that_only_one_gets_right(page):
     text = page.read_text(encoding="utf-8")
     # by hand: middle 25 / 202, variance (36 / 202 - middle^2) / 202, half 1.96 * 0.02839
@@ -98,7 +104,7 @@ def test_each_run_is_compared_with_the_first_and_has_its_colour(sides):
     text = compare_page([*sides, third])
     assert text.count('<p class="lede">') == 2 and "than that of old" in text and "than that of new" not in text
     assert {who for who, _ in cards(text)} == {"0-1", "1-0", "0-2", "2-0"}
-    assert all(f'stroke="{colour}"' in text for colour in COLOURS[:3])
+    assert lines(text) == {0, 1, 2}
     assert len(COLOURS) == MOST
 
 
@@ -108,6 +114,36 @@ def test_runs_on_different_test_images_are_compared_by_their_figures_alone(sides
     text = compare_page([sides[0], other])
     assert "old and other were tested on different images." in text
     assert cards(text) == [] and "McNemar" not in text and "+10.00</b>" in text
+
+
+def test_names_that_are_shortened_to_the_same_are_given_in_full(sides):
+    names = [f"resnet18-layernorm-optimizer.beta1-{beta}-epochs-40-lr_max-0.01" for beta in (0.8, 0.9)]
+    text = compare_page([a._replace(name=name) for a, name in zip(sides, names, strict=True)])
+    assert f"<title>{' and '.join(names)} compared</title>" in text
+    assert lines(text) == {0, 1}
+    text = compare_page([sides[0]._replace(name=names[0]), sides[1]])
+    assert "<title>resnet18-layernorm-o ... pochs-40-lr_max-0.01 and new compared</title>" in text
+
+
+def test_a_run_without_a_table_does_not_shift_the_colours(sides):
+    old = sides[1]._replace(tables={})
+    for runs, colours in (([sides[0], old, side("third", range(20))], {0, 2}), ([old, sides[0]], {1})):
+        assert lines(compare_page(runs)) == colours
+
+
+def test_the_test_accuracy_of_a_run_without_validation_is_not_its_validation_accuracy(sides):
+    without = [a._replace(params=a.params | {"val_size": 0}) for a in sides]
+    assert "Validation accuracy" in compare_page([sides[0], without[1]])
+    assert "Validation accuracy" not in compare_page(without)
+
+
+def test_accuracies_without_duplicates_differ_in_points(sides):
+    scores = [
+        a._replace(metrics=a.metrics | {"accuracy_without_duplicates": k})
+        for a, k in zip(sides, (0.9374, 0.9412), strict=True)
+    ]
+    text = compare_page(scores).replace("\u00a0", " ")
+    assert "Test accuracy without duplicates" in text and "94.12 %" in text and "+0.38</b>" in text
 
 
 def test_only_what_differs_is_listed():

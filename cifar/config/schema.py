@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidato
 
 IMAGE_SIZE = 32  # pixels a side of CIFAR-10 and of the drawn shapes; of own images `folder.size` says it
 SIZES = range(16, 257)  # pixels a side that images may have
-CLASSES = range(2, 1001)  # how many classes a data set may have
+CLASS_COUNTS = range(2, 1001)  # how many classes a data set may have
 TRAINING_IMAGES = 50_000  # of CIFAR-10
 LAYERS = {  # where Grad-CAM can look, shallow to deep
     "airnet": ("prep", "layer1", "layer2", "layer3"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cifar.config.schema import CLASSES
+from cifar.config.schema import CLASS_COUNTS
 from cifar.data.pictures import find_pictures, read_picture
 from cifar.data.splits import FOLDER, Split, label_dtype
 from cifar.system.files import write_text
@@ -133,9 +133,9 @@ def _by_class(folder: Path) -> ByClass:
         is_ours = path.name.startswith(".") or path.name == "README.md" or path.suffix == ".dvc"
         if not path.is_dir() and not is_ours:
             raise InputError(f"{path} is in no class's folder; move it into one or delete it")
-    if len(names) not in CLASSES:
+    if len(names) not in CLASS_COUNTS:
         raise InputError(
-            f"{folder} has {len(names):,} folders, one for each class; {CLASSES[0]} to {CLASSES[-1]:,} work"
+            f"{folder} has {len(names):,} folders, one for each class; {CLASS_COUNTS[0]} to {CLASS_COUNTS[-1]:,} work"
         )
     for name in names:
         if not name.isprintable() or not name.strip():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cifar.config.params import read_section
-from cifar.config.schema import CLASSES, SIZES, Mean, Result, Std
+from cifar.config.schema import CLASS_COUNTS, SIZES, Mean, Result, Std
 from cifar.system.files import (
     check_checksums,
     map_array,
@@ -143,10 +143,10 @@ def load_classes(folder: Path = FOLDER) -> list[str]:
         raise missing(path) from None
     except UnicodeDecodeError:
         names = []
-    if len(names) not in CLASSES or len(set(names)) != len(names):
+    if len(names) not in CLASS_COUNTS or len(set(names)) != len(names):
         raise InputError(
-            f"{path} holds {len(names)} names, {len(set(names))} different ones, expected {CLASSES[0]} to "
-            f"{CLASSES[-1]:,} different names; run `make repro`"
+            f"{path} holds {len(names)} names, {len(set(names))} different ones, expected {CLASS_COUNTS[0]} to "
+            f"{CLASS_COUNTS[-1]:,} different names; run `make repro`"
         )
     for name in names:
         if not name.isprintable() or not name.strip():

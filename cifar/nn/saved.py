@@ -14,7 +14,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from cifar.config.params import read_section
-from cifar.config.schema import CLASSES, IMAGE_SIZE, SIZES, Mean, ModelSpec, Result, Std
+from cifar.config.schema import CLASS_COUNTS, IMAGE_SIZE, SIZES, Mean, ModelSpec, Result, Std
 from cifar.data.splits import Statistics
 from cifar.nn.networks import Task, build_network
 from cifar.system.files import missing, replacing, write_json
@@ -61,7 +61,7 @@ class Card(Result):
     network: ModelSpec
     mean: Annotated[list[Mean], Field(min_length=3, max_length=3)]
     std: Annotated[list[Std], Field(min_length=3, max_length=3)]
-    classes: Annotated[list[str], Field(min_length=CLASSES[0], max_length=CLASSES[-1])]
+    classes: Annotated[list[str], Field(min_length=CLASS_COUNTS[0], max_length=CLASS_COUNTS[-1])]
     image_size: Annotated[int, Field(ge=SIZES[0], le=SIZES[-1])] = IMAGE_SIZE
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 

@@ -141,5 +141,5 @@ def _draw(path: Path, model: Model, drawn: list[Answer]) -> None:
         f"{answer.path.name}\n{model.classes[k]} {answer.probabilities[k]:.1%}"
         for answer, k in zip(drawn, best, strict=True)
     ]
-    title = f"{len(drawn)} pictures\nBeside each: {legend(settings)}"
+    title = f"{len(drawn)} picture{'s' * (len(drawn) > 1)}\nBeside each: {legend(settings)}"
     draw_sheet(path, strips, COLUMNS, title, captions=captions, caption_colours=["#555555", "black"])

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from cifar.config.schema import GradCAM
 from cifar.nn.inference import images_of, normalise
 from cifar.nn.saved import Model
-from cifar.results.heatmaps import Heatmaps, shown_mistakes
+from cifar.results.heatmaps import METHODS, Heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions
 from cifar.system.process import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
-METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 TARGETS = {"predicted": "predicted", "label": "true"}
 PIXELS = 64 * 32 * 32  # of the images at a time, to bound the memory
 

@@ -10,6 +10,7 @@ from cifar.system.files import read_arrays, replacing
 from cifar.system.process import InputError
 
 HEATMAPS = Path("data/heatmaps.npz")
+METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}
 PIXELS = 650 * 32 * 32  # of all shown mistakes together, so that a report stays under 6 MB whatever the images' size
 
 

@@ -45,9 +45,9 @@ def find_label_issues(logits: np.ndarray, labels: np.ndarray) -> LabelIssues:
     Equally doubtful images are in the order of their indices.
     """
     suggested = logits.argmax(axis=1).astype(labels.dtype)
-    own = self_confidences(logits, labels).round(6)
-    best = self_confidences(logits, suggested).round(6)
-    order = np.argsort(own, kind="stable")
+    own, best = (self_confidences(logits, names).round(6) for names in (labels, suggested))
+    logarithms = log_softmax(logits)[np.arange(len(labels)), labels]  # of a sure network, probabilities round to 0
+    order = np.lexsort((logarithms.round(4), own))
     indices = order[(suggested != labels)[order]]
     return LabelIssues(indices, labels[indices], suggested[indices], own[indices], best[indices])
 

@@ -14,7 +14,7 @@ from cifar.data.splits import Split
 from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.captions import runners_up
-from cifar.results.heatmaps import Heatmaps, shown_mistakes
+from cifar.results.heatmaps import METHODS, Heatmaps, shown_mistakes
 from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions
 from cifar.results.scores import log_softmax
@@ -50,7 +50,8 @@ def render(
         "page.html",
         title=words.title(params),
         words=_sentences(run, params, predictions, pictures),
-        figures=_figures(run, predictions),
+        figures=_figures(run, predictions, has_validation=params["val_size"] > 0),
+        followed="validation" if params["val_size"] else "test",
         classes=names,
         matrix=_matrix(predictions, names),
         charts={name: Markup(with_own_ids(svg, name)) for name, svg in charts.items()},
@@ -91,9 +92,10 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
     }
 
 
-def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
+def _figures(run: Run, predictions: Predictions, *, has_validation: bool) -> list[tuple[str, str, str]]:
     """Name, value and note of the figures at the head of the page."""
     scores, train = run.metrics["evaluate"], run.metrics["train"]
+    name, kind = ("Validation", "val") if has_validation else ("Training", "train")
     return [
         ("Test accuracy", words.percent(scores["accuracy"]), f"{scores['wrong']:,} of {scores['images']:,} wrong"),
         ("Test loss", f"{scores['loss']:.3f}", "cross entropy, in nats"),
@@ -103,7 +105,7 @@ def _figures(run: Run, predictions: Predictions) -> list[tuple[str, str, str]]:
             words.percent(scores["expected_calibration_error"], 1),
             "between confidence and accuracy",
         ),
-        ("Validation accuracy", words.percent(train["val_accuracy"]), f"{train['val_images']:,} images"),
+        (f"{name} accuracy", words.percent(train[f"{kind}_accuracy"]), f"{train[f'{kind}_images']:,} images"),
         ("Parameters", f"{train['parameters']:,}", run.card["network"]["name"]),
     ]
 
@@ -162,7 +164,7 @@ def _mistakes(
         "predicted_maps": heatmap_sheet(heatmaps.predicted),
         "true_maps": heatmap_sheet(heatmaps.true),
         "bar": colour_bar(),
-        "method": {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}[settings["method"]],
+        "method": METHODS[settings["method"]],
         "layer": settings["layers"][-1],
     }
 

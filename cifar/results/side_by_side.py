@@ -40,6 +40,7 @@ FILES = [*NEEDED, CARD, *(CHARTS[name].table for name in (*CURVES, *OF_CLASSES))
 NAMES = {
     "accuracy": "Test accuracy",
     "tta_accuracy": "Test accuracy, averaged over views",
+    "accuracy_without_duplicates": "Test accuracy without duplicates",
     "top5_accuracy": "Top-5 accuracy",
     "loss": "Test loss",
     "confidence": "Mean confidence",
@@ -142,7 +143,7 @@ def contrast(sides: Sequence[Side], other: int) -> Pair:
 
 def compare_page(sides: Sequence[Side]) -> str:
     """The page as HTML without links to other files; each run is compared with the first."""
-    names = [printable(side.name) for side in sides]
+    names = short_names([side.name for side in sides])
     pairs = [contrast(sides, k) for k in range(1, len(sides)) if have_same_images(sides[0], sides[k])]
     curves = {name: svg for name in CURVES if (svg := _overlay(sides, names, name))}
     same_classes = all(side.classes == sides[0].classes for side in sides)
@@ -165,6 +166,12 @@ def compare_page(sides: Sequence[Side]) -> str:
     )
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """The names as lines, in full where their short forms would not tell them apart."""
+    short = [printable(name) for name in names]
+    return short if len({*short}) == len(short) else [printable(name, max(map(len, names))) for name in names]
+
+
 def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
     """In a sentence: which network is better on these images, and by how much."""
     a, b = names[0], names[pair.other]
@@ -184,7 +191,7 @@ def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
 def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup | None:
     """The chart with a colour for each run, those left out that have no such table."""
     tables = {name: side.tables[chart] for name, side in zip(names, sides, strict=True) if chart in side.tables}
-    return Markup(with_own_ids(draw(CHARTS[chart], tables), chart)) if tables else None
+    return Markup(with_own_ids(draw(CHARTS[chart], tables, names), chart)) if tables else None
 
 
 def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str, Any]]:
@@ -193,6 +200,9 @@ def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str,
     Metrics without a name of their own, such as counts, are left out where all runs have the same.
     """
     of_all = [side.metrics | {"confidence": float(side.predictions.confidences().mean())} for side in sides]
+    for side, metrics in zip(sides, of_all, strict=True):
+        if not side.params["val_size"]:  # then they are of the test images
+            metrics |= {"val_accuracy": None, "val_loss": None}
     others = {key: key for metrics in of_all for key in metrics if key not in NO_METRICS}
     rows = []
     for key, label in (NAMES | {key: name for key, name in others.items() if key not in NAMES}).items():
@@ -204,7 +214,7 @@ def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str,
 
 
 def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Difference]) -> list[dict[str, str]]:
-    is_share = key.endswith(("accuracy", "confidence", "calibration_error", "f1"))
+    is_share = "accuracy" in key or key.endswith(("confidence", "calibration_error", "f1"))
     cells = [{"value": _value(value, is_share), "difference": "", "interval": ""} for value in values]
     for k in range(1, len(values)):
         if None in (values[0], values[k]):

@@ -1,6 +1,6 @@
 """DVC's charts as SVG: its templates in .dvc/plots, filled by its own renderer, drawn without network and browser."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +49,11 @@ class Chart(NamedTuple):
     y_label: str = ""
 
 
-def specification(chart: Chart, tables: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
-    """The Vega-Lite specification of a chart of one run, or of several: `tables` maps their names to their tables."""
+def specification(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] = ()) -> dict[str, Any]:
+    """The Vega-Lite specification of a chart of one run, or of several: `tables` maps their names to their tables.
+
+    `runs` are the names of all runs that have a colour, in its order, if some of them have no such table.
+    """
     columns = (chart.y,) if isinstance(chart.y, str) else chart.y
     rows, y = [], chart.y
     for run, table in tables.items():
@@ -70,27 +73,28 @@ def specification(chart: Chart, tables: Mapping[str, pd.DataFrame]) -> dict[str,
         anchors_y_definitions=[{"filename": chart.table, "field": column} for column in columns],
     )  # fmt: skip
     spec = renderer.get_filled_template()
-    _recolour(spec, is_alone=len(tables) == 1)
+    _recolour(spec, dict(zip(runs or tables, COLOURS, strict=False)))
     if isinstance(spec.get("height"), int):
         spec |= {"width": WIDTH, "height": HEIGHT}
     return spec | {"config": LOOK}
 
 
-def draw(chart: Chart, tables: Mapping[str, pd.DataFrame]) -> str:
+def draw(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] = ()) -> str:
     """The chart as SVG, in vl-convert's own font: the same bytes whatever fonts are installed."""
-    return vl_convert.vegalite_to_svg(specification(chart, tables), vl_version=VERSION) + "\n"
+    return vl_convert.vegalite_to_svg(specification(chart, tables, runs), vl_version=VERSION) + "\n"
 
 
-def _recolour(node: Any, *, is_alone: bool) -> None:
-    """Give runs the colours of COLOURS; if there is only one run, leave its name out and colour its columns instead."""
+def _recolour(node: Any, colours: Mapping[str, str]) -> None:
+    """Give each run its colour; if there is only one run, leave its name out and colour its columns instead."""
+    is_alone = len(colours) == 1
     if isinstance(node, list):
         for each in node:
-            _recolour(each, is_alone=is_alone)
+            _recolour(each, colours)
     if not isinstance(node, dict):
         return
     colour, dash = node.get("color"), node.get("strokeDash")
     if isinstance(colour, dict) and colour.get("field") == "rev":
-        colour["scale"]["range"] = COLOURS[: len(colour["scale"]["domain"])]
+        colour["scale"]["range"] = [colours[run] for run in colour["scale"]["domain"]]
         colour["title"] = None
         if isinstance(dash, dict) and dash.get("field"):
             dash |= {"title": None, "legend": {} if is_alone else DASHES}
@@ -103,4 +107,4 @@ def _recolour(node: Any, *, is_alone: bool) -> None:
     if is_alone and isinstance(facet, dict):
         facet["column"]["header"] = None
     for each in node.values():
-        _recolour(each, is_alone=is_alone)
+        _recolour(each, colours)

@@ -10,7 +10,7 @@ from cifar.results.predictions import Predictions
 from cifar.results.scores import accuracy_interval
 from cifar.system.process import printable
 
-DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+DATASETS = {"cifar10": "CIFAR-10"}
 SURE = 0.9  # mistakes with a higher confidence are counted separately
 
 
@@ -44,10 +44,15 @@ def result(metrics: Mapping[str, float]) -> str:
 def calibration(metrics: Mapping[str, float], confidence: float) -> str:
     """The mean confidence on the test images compared with the accuracy."""
     accuracy = 1 - metrics["wrong"] / metrics["images"]
-    gap = f"{100 * abs(confidence - accuracy):.1f} points {'below' if confidence < accuracy else 'above'}"
+    points = round(100 * (confidence - accuracy), 1)
+    side, kind = ("above", "over") if points > 0 else ("below", "under")
+    gap = (
+        f"{abs(points)} points {side} the accuracy: the network is {kind}confident"
+        if points
+        else "the same as the accuracy"
+    )
     return (
-        f"The mean confidence is {percent(confidence, 1)}, {gap} the accuracy: "
-        f"the network is {'under' if confidence < accuracy else 'over'}confident. "
+        f"The mean confidence is {percent(confidence, 1)}, {gap}. "
         f"The expected calibration error is {percent(metrics['expected_calibration_error'], 1)}."
     )
 
@@ -77,7 +82,7 @@ def mistakes(predictions: Predictions, shown: int) -> str:
     with_them = f", {sure:,} of them with a confidence above {percent(SURE, 0)}" if sure else ""
     text = f"The network makes {count:,} mistake{'s' * (count > 1)}{with_them}."
     if shown < count:
-        left_out = f"the other {count - shown:,} are left out to keep the page small"
+        left_out = f"the others ({count - shown:,}) are left out to keep the page small"
         return f"{text} This page shows the {shown:,} most confident; {left_out}."
     return f"{text} This page shows all of them, the most confident first."
 
@@ -122,7 +127,8 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
     also, held_out = ("", "validation") if params["val_size"] else (", as val_size is 0,", "test")
-    measured = "" if params["train_scores"] == "eval" else " (measured on the augmented batches during the epoch)"
+    batches = "augmented batches" if params["augment"] else "batches"
+    measured = "" if params["train_scores"] == "eval" else f" (measured on the {batches} during the epoch)"
     return (
         f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights kept are those of "
         f"epoch {train['epoch']} of {params['epochs']}. The accuracy is {percent(train['train_accuracy'])} on training "
