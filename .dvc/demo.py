@@ -77,11 +77,14 @@ def fill(folder: Path, params: Path) -> None:
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-    shutil.copyfile(params, folder / "params.yaml")
+    if params.resolve() != (folder / "params.yaml").resolve():
+        shutil.copyfile(params, folder / "params.yaml")
 
 
 if __name__ == "__main__":
     try:
         main()
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(
+            f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error.strerror or error}"
+        )

@@ -33,8 +33,8 @@ MD5 = re.compile(r"[0-9a-f]{32}(\.dir)?")
 
 
 def main() -> None:
-    TMP.mkdir(exist_ok=True)
     try:
+        TMP.mkdir(exist_ok=True)
         with make_lock(str(TMP / "lock")):  # no dvc is writing dvc.lock now
             mend_lock(Path(LOCK))
             mend_cache(Path(LOCK))
@@ -43,7 +43,11 @@ def main() -> None:
     except (LockError, DvcException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}")
+        sys.exit(
+            f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error.strerror or error}"
+        )
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def mend_lock(path: Path) -> None:
@@ -97,8 +101,11 @@ def is_without_git() -> bool:
 
 def replace(path: Path, content: bytes) -> None:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def mend_rwlock(path: Path) -> None:

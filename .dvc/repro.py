@@ -3,6 +3,7 @@
 `make demo` gives the folder of the demo as an argument, because the paths are for a reader outside it.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,13 @@ PUSH = "Use `dvc push` to send your updates to remote storage."
 
 
 def main() -> None:
-    if subprocess.run([sys.executable, Path(__file__).with_name("mend.py")]).returncode:
-        sys.exit(1)
+    try:
+        mended = subprocess.run([sys.executable, Path(__file__).with_name("mend.py")])
+    except KeyboardInterrupt:
+        print(f"interrupted; run `{os.environ.get('CIFAR_AGAIN', 'make repro')}` to continue", file=sys.stderr)
+        sys.exit(130)
+    if mended.returncode:
+        sys.exit(mended.returncode)
     if not Repo().config["remote"]:
         leave_out(PUSH)
     if status := dvc(["repro"]):

@@ -16,7 +16,8 @@ from cifar.data.folder import IMAGES, build_splits, list_images, save_names
 from cifar.data.shapes import CLASSES, draw_split
 from cifar.data.splits import FOLDER, save_classes, save_split
 from cifar.system.files import write_array
-from cifar.system.process import progress, run
+from cifar.system.process import run
+from cifar.system.progress import progress
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ def main() -> None:
     model = load_model()
     images, labels = load_split("test")
     check_fits(model, load_classes(), images.shape[1])
+    is_unique = load_unique(len(labels))
     logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits, augmented = logits_of(), None
     if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are
@@ -49,7 +50,6 @@ def main() -> None:
     write_csv("plots/evaluate/class_accuracy.csv", by_class)
     write_csv("plots/evaluate/reliability.csv", pd.DataFrame(reliability(logits, labels, bins=15)))
     scores = all_scores(logits, labels, augmented=augmented)
-    is_unique = load_unique(len(labels))
     if 0 < np.count_nonzero(is_unique) < len(labels):
         scores["accuracy_without_duplicates"] = accuracy(logits[is_unique], labels[is_unique])
     write_json("metrics/evaluate.json", scores)

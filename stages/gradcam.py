@@ -31,10 +31,11 @@ def main() -> None:
     test = load_split("test")
     check_fits(model, load_classes(), test.images.shape[1])
     predictions = load_predictions(test.labels, len(model.classes))
+    mistakes = load_mistakes(predictions)
     columns = TILES_ACROSS // (1 + len(params.gradcam.layers))
 
     for name, indices, colours in (
-        ("misclassified", load_mistakes(predictions), MISTAKE_COLOURS),
+        ("misclassified", mistakes, MISTAKE_COLOURS),
         ("correct", find_correct(predictions), CORRECT_COLOURS),
     ):
         shown = spread_over_classes(predictions, indices)[: params.gallery_size]
@@ -43,7 +44,7 @@ def main() -> None:
         title = f"{len(shown)} of {len(indices):,} {name} test images\nBeside each: {legend(params.gradcam)}"
         captions = prediction_captions(predictions, shown, model.classes)
         draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions, caption_colours=colours)
-    save_heatmaps(map_mistakes(model, test.images, predictions, load_mistakes(predictions), settings=params.gradcam))
+    save_heatmaps(map_mistakes(model, test.images, predictions, mistakes, settings=params.gradcam))
     print(f"written: {HEATMAPS}, {FOLDER}/misclassified.png, correct.png")
 
 

@@ -20,8 +20,9 @@ from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.launch import launch
-from cifar.system.process import progress, run
+from cifar.system.process import run
 from cifar.system.processes import leave_to_first
+from cifar.system.progress import progress
 from cifar.training.lr_sweep import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 from cifar.training.shards import check_shards
@@ -57,9 +58,7 @@ def main() -> None:
     suggestion = suggest(curve)
     warning = at_the_ends(suggestion, lrs)
 
-    curve["suggestion"] = ""
-    for name, lr in suggestion.items():
-        curve.loc[(curve["lr"] - lr).abs().idxmin(), "suggestion"] = name
+    curve["suggestion"] = [", ".join(name for name, rate in suggestion.items() if rate == lr) for lr in curve["lr"]]
     write_csv("plots/lr_find/curve.csv", curve)
     draw_range_test("plots/lr_find/curve.png", curve, suggestion, warning)
     write_json("metrics/lr_find.json", suggestion | {"steps": len(curve)})

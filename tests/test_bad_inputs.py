@@ -239,6 +239,8 @@ WRONG = [
     ("evaluate", CARD, entries(put("classes", ["cat"])), "classes: list should have at least 2"),
     ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
     ("evaluate", "data/dataset/test_images.npy", flipped, "or data/dataset/test.sha256 is damaged"),
+    ("evaluate", "data/duplicates.csv", gone, "data/duplicates.csv is missing"),
+    ("evaluate", "data/duplicates.csv", content(b"test_index\ncat\n"), "data/duplicates.csv is damaged"),
     ("misclassified", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
     ("misclassified", PREDICTIONS, cut, f"{PREDICTIONS} is damaged"),
     ("misclassified", PREDICTIONS, flipped, f"{PREDICTIONS} is damaged"),

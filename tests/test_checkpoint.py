@@ -253,6 +253,7 @@ def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
     there = Checkpoints("train-1", THERE)
     for epoch in (1, 2):
         there.save(epoch, state_of(epoch))
+    del there
     here = Checkpoints("train-1", HERE, carry_on=True)
     assert here.load()["history"][0]["epoch"] == 2
     for epoch in (3, 4):
@@ -261,5 +262,9 @@ def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
     back = Checkpoints("train-1", HERE)  # interrupted again, here
     assert back.load()["history"][0]["epoch"] == 4
     assert back.trained_on == [{"epochs": [1, 2], "environment": THERE}, {"epochs": [3, 4], "environment": HERE}]
+    there = Checkpoints("train-1", THERE)  # runs again, beside this one
+    back.discard()
+    assert sorted(path.name[:7] for path in (root / ".checkpoints").iterdir()) == ["train-1", "train-2"]
+    del there
     back.discard()
     assert [path.name[:7] for path in (root / ".checkpoints").iterdir()] == ["train-2"]

@@ -81,6 +81,13 @@ def test_a_demo_made_again_has_the_code_of_now_and_keeps_its_results(checkout):
     assert Path(".demo/data/kept").exists() and not Path(".demo/stages/gone.py").exists()
 
 
+def test_a_demos_own_params_may_be_its_params(checkout):
+    assert make("demo").returncode == 0
+    Path(".demo/params.yaml").write_text("seed: 7\n")
+    assert make("demo", "PARAMS=.demo/params.yaml").returncode == 0
+    assert Path(".demo/params.yaml").read_text() == "seed: 7\n"
+
+
 @pytest.mark.parametrize(("name", "words"), [
     (".", "holds this project"),
     ("..", "holds this project"),

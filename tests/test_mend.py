@@ -1,5 +1,6 @@
 """Half-written files of DVC and damaged cache entries are repaired, and nothing else is touched."""
 
+import errno
 import hashlib
 import io
 import json
@@ -216,3 +217,38 @@ def test_nothing_is_touched_while_dvc_holds_its_lock(committed):
         status, said = mend()
     assert status == 1 and said.startswith("error: Unable to acquire lock") and said.count("\n") == 1
     assert LOCK.read_bytes() == committed[:40]
+
+
+def test_a_failure_of_the_disk_is_one_line_and_leaves_nothing(committed, monkeypatch):
+    def fail(*paths: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    LOCK.write_bytes(committed[:40])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        assert mend() == (1, "error: No space left on device\n")
+    assert LOCK.read_bytes() == committed[:40] and not list(Path().glob(".dvc.lock*"))
+    shutil.rmtree(".dvc")
+    Path(".dvc").touch()
+    assert mend() == (1, "error: .dvc/tmp: Not a directory\n")
+
+
+def test_ctrl_c_while_it_looks_at_the_cache_says_nothing_of_its_own(committed, monkeypatch):
+    def stop(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(MEND["main"].__globals__, "mend_cache", stop)
+    with pytest.raises(SystemExit) as caught:
+        MEND["main"]()
+    assert caught.value.code == 130
+
+
+def test_ctrl_c_during_repairs_ends_make_repro_in_one_line(monkeypatch, capsys):
+    def stop(*command: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "run", stop)
+    monkeypatch.delenv("CIFAR_AGAIN", raising=False)
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / ".dvc/repro.py"), run_name="__main__")
+    assert (caught.value.code, capsys.readouterr().err) == (130, "interrupted; run `make repro` to continue\n")

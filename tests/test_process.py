@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar.system.process import InputError, is_terminal, one_line, progress, run
+from cifar.system.process import InputError, one_line, run
+from cifar.system.progress import is_terminal, progress
 
 ROOT = Path(__file__).parents[1]
 
@@ -249,7 +250,7 @@ def test_one_line_has_no_line_breaks():
 
 
 def test_progress_is_silent_without_a_terminal():
-    counted = "from cifar.system.process import progress; print(sum(progress(range(4), 4, 'count', 'number')))"
+    counted = "from cifar.system.progress import progress; print(sum(progress(range(4), 4, 'count', 'number')))"
     ended = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("6\n", "")
 
@@ -272,7 +273,7 @@ def test_without_a_terminal_progress_is_a_line_a_minute(monkeypatch, capsys):
 
 
 def test_progress_without_a_known_end_counts(monkeypatch, capsys):
-    monkeypatch.setattr("cifar.system.process.LINE_SECONDS", 0)
+    monkeypatch.setattr("cifar.system.progress.LINE_SECONDS", 0)
     progress(None, None, "archive", "B", unit_scale=True, initial=1000).update(500)
     assert capsys.readouterr().err == "archive: 1,500 B\n"
 

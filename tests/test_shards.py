@@ -121,7 +121,17 @@ def test_a_filter_picks_from_the_whole_batch():
 def test_a_shard_of_fewer_than_two_images_is_refused(images, share, smallest):
     with pytest.raises(InputError, match=f"shards is 4, but the smallest batch has {smallest} images to train on"):
         check_shards(4, images, 10, share=share)
-    check_shards(1, images, 10, share=share)
+
+
+@pytest.mark.parametrize(("images", "batch_size", "share"), [(21, 10, 1.0), (5, 1, 1.0), (12, 10, 0.3)], ids=str)
+def test_a_batch_of_a_single_image_is_refused(images, batch_size, share):
+    with pytest.raises(InputError, match="the smallest batch of an epoch has 1 image to train on, and batch norm"):
+        check_shards(1, images, batch_size, share=share)
+
+
+def test_batches_of_two_images_are_enough():
+    check_shards(1, 22, 10)
+    check_shards(1, 40, 10, share=0.2)
 
 
 def test_shards_of_two_images_are_enough():

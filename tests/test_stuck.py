@@ -31,6 +31,14 @@ def test_one_that_is_suspended_is_ended_with_the_one_that_waits_for_it():
         assert (busy.wait(), waiting.wait(), is_stuck.is_set()) == (-9, -9, True)
 
 
+def test_many_that_wait_and_look_up_now_and_then_are_ended():
+    """Each uses a thousandth of the processor, as PyTorch's and our own threads do while they wait."""
+    nap = "import time\nwhile True:\n    time.sleep(0.5)\n    end = time.process_time() + 0.0005\n"
+    nap += "    while time.process_time() < end: pass"
+    with ending_stuck(10) as is_stuck:
+        assert [each.wait() for each in start(*[nap] * 8)] == [-9] * 8 and is_stuck.is_set()
+
+
 def test_one_that_works_longer_than_the_limit_is_waited_for():
     with ending_stuck(3) as is_stuck:
         busy, waiting = start(WORK, REST)

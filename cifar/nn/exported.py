@@ -12,7 +12,8 @@ from cifar.data.splits import Statistics
 from cifar.nn.inference import PIXELS, images_of, normalise
 from cifar.nn.plain import plain
 from cifar.nn.saved import Model
-from cifar.system.process import InputError, progress
+from cifar.system.process import InputError
+from cifar.system.progress import progress
 
 OPSET = 20  # the first version of ONNX's operators with GELU, from November 2023
 TOLERANCE = 1e-3  # how far two logits may lie apart; of logits above 100, RELATIVE_TOLERANCE times the largest

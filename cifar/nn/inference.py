@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.data.splits import Rows, Statistics
-from cifar.system.process import progress
 from cifar.system.processes import every_nth, gather
+from cifar.system.progress import progress
 
 PIXELS = 500 * 32 * 32  # of the images that a network takes at a time, to bound the memory
 

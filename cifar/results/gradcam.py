@@ -86,7 +86,8 @@ def heatmaps(network: nn.Module, images: Tensor, layer: str, targets: Tensor, *,
     """Heatmaps float32 (N, H, W) in [0, 1]: where the activations of `layer` raise the logits of `targets` (N,).
 
     `images` float32 (N, C, H, W) are normalised. The network is in eval mode; its parameters' gradients do not change.
-    `layer` names a submodule, for example layer3 or layer1.4. A map without a positive value becomes zeros.
+    `layer` names a submodule, for example layer3 or layer1.4. A map without a positive value becomes zeros,
+    and so does one that is the same everywhere, as a map of 1x1 is.
 
     Selvaraju et al., "Grad-CAM", 2017: the layer's activations are weighted and summed over the channels, then ReLU.
     As in the package grad-cam 1.5.5, the map is stretched to [0, 1], enlarged bilinearly, and stretched again.

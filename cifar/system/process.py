@@ -1,4 +1,4 @@
-"""How a stage starts and ends: signals, one line for an error, and progress that suits a terminal or a log."""
+"""How a stage starts and ends: signals, and one line for an error."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-
-from tqdm import tqdm
 
 from cifar.system.memory import restart_without_block_caches
 
@@ -22,7 +20,6 @@ POLL = 0.5  # seconds between two checks that the parent process is alive
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "run `dvc repro` to continue"
-LINE_SECONDS = 60  # between two lines of progress in a log
 # The process that started this one. A launcher passes its number, because it may have ended since.
 PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
 LONGEST = 1000  # characters of an error's line
@@ -188,61 +185,3 @@ def printable(text: str, length: int = 40, end: int = 20) -> str:
     if len(text) > length:
         text = f"{text[: length - end]} ... {text[-end:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def progress(items: Iterable | None, total: int | None, label: str, unit: str, **options) -> tqdm | ProgressLines:
-    """`items` with their progress: a bar on a terminal; a line a minute where stderr is a file or a pipe.
-
-    Without `items` the caller counts with `update`. `options` are tqdm's.
-    """
-    if is_terminal():
-        return tqdm(items, total=total, desc=label, unit=unit, leave=False, dynamic_ncols=True, **options)
-    return ProgressLines(items, total, label, unit, initial=options.get("initial", 0))
-
-
-class ProgressLines:
-    """What this project uses of tqdm, for a log: no bar, but a line on stderr whenever a minute has passed."""
-
-    def __init__(self, items: Iterable | None, total: int | None, label: str, unit: str, *, initial: int):
-        self.items, self.total, self.label, self.unit = items, total, label, unit
-        self.n = self.initial = initial
-        self.started = self.written = time.monotonic()
-        self.postfix = ""
-
-    def __iter__(self) -> Iterator:
-        for item in self.items:
-            yield item
-            self.update()
-
-    def __enter__(self) -> ProgressLines:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
-    def update(self, count: int = 1) -> None:
-        self.n += count
-        now = time.monotonic()
-        if now - self.written >= LINE_SECONDS:
-            self.written = now
-            print(self._line((now - self.started) / 60), file=sys.stderr, flush=True)
-
-    def _line(self, minutes: float) -> str:
-        """For example `train: 25% of 6,000 images, 3 min left, loss 0.512`."""
-        if self.total is None:
-            return f"{self.label}: {self.n:,} {self.unit}"
-        left = minutes * (self.total - self.n) / max(1, self.n - self.initial)
-        return (
-            f"{self.label}: {self.n / self.total:.0%} of {self.total:,} {self.unit}, {left:.0f} min left{self.postfix}"
-        )
-
-    def set_postfix(self, refresh: bool = False, **values: str) -> None:
-        self.postfix = "".join(f", {name} {value}" for name, value in values.items())
-
-    def write(self, text: str) -> None:
-        print(text, flush=True)
-
-
-def is_terminal() -> bool:
-    """Is stderr a terminal? It is under `dvc repro` too, because DVC hands its own stderr to the stage."""
-    return sys.stderr.isatty()

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 LOOKS = 1.0  # seconds between two looks
-WORK = 0.1  # seconds of processor time; processes that only wait for each other use less in the whole limit
+WORK = 0.005  # of a processor's time; a process that only waits for others uses a twentieth of this
 
 
 @contextmanager
 def ending_stuck(limit: float) -> Iterator[threading.Event]:
-    """While the block runs, kill the processes that this one has started if they do no work for `limit` seconds.
+    """While the block runs, kill the processes that this one has started if none of them works for `limit` seconds.
 
-    The event tells whether this has happened. A process that waits for another uses no processor time. So if one of
-    them is suspended or hangs, all come to rest; and as long as one works, however slowly, the others may wait.
+    The event tells whether this has happened. A process works if it uses the processor or waits for a disk, but one
+    that waits for another process does neither. So if one of them is suspended or hangs, all come to rest; and as long
+    as one works, however slowly, the others may wait.
     """
     is_over, is_stuck = threading.Event(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(limit, is_over, is_stuck), daemon=True)
@@ -30,17 +31,19 @@ def ending_stuck(limit: float) -> Iterator[threading.Event]:
 def _watch(limit: float, is_over: threading.Event, is_stuck: threading.Event) -> None:
     import psutil  # only stages in several processes need it, so a GPU machine may lack it
 
-    this, used, rests = psutil.Process(), 0.0, 0
+    this, before, rests = psutil.Process(), {}, 0
     while not is_over.wait(LOOKS):
-        processes, total = this.children(recursive=True), 0.0
+        processes, used, works = this.children(recursive=True), {}, False
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
-                total += times.user + times.system
-        if not processes or abs(total - used) >= WORK:  # the total falls when a process ends
-            used, rests = total, 0
+                used[process.pid] = times.user + times.system
+                works |= used[process.pid] - before.get(process.pid, 0.0) >= WORK * limit
+                works |= process.status() == psutil.STATUS_DISK_SLEEP
+        if works or used.keys() != before.keys():
+            before, rests = used, 0
             continue
-        rests += 1  # looks, not time: this process may have been suspended too
+        rests += bool(used)  # looks, not time: this process may have been suspended too
         if rests * LOOKS >= limit:
             is_stuck.set()
             for process in processes:

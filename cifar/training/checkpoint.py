@@ -113,7 +113,8 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The newest undamaged state, on the CPU, or None; a damaged file is renamed, with a warning."""
-        return from_first(self._load() if is_first() else None)
+        state, self.loaded = from_first((self._load(), self.loaded) if is_first() else None)
+        return state
 
     def _load(self) -> dict[str, Any] | None:
         checkpoint, elsewhere = _newest_whole(self.folder), None
@@ -141,9 +142,11 @@ class Checkpoints:
         return InputError(f"{self.loaded} does not fit this training and will not be used; run `dvc repro` again")
 
     def discard(self) -> None:
-        """Delete all checkpoints of this complete training, also those from other environments."""
-        for environment in [self.environment, *(part["environment"] for part in self.trained_on)]:
-            shutil.rmtree(self.folder.with_name(self._name(environment)), ignore_errors=True)
+        """Delete the checkpoints of this complete training, and those of other environments that it continued from."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in {self.folder.with_name(self._name(part["environment"])) for part in self.trained_on}:
+            if folder != self.folder:
+                _delete_unused(folder)
 
     def _prune(self) -> None:
         """Delete the checkpoints of the trainings that were interrupted longest ago, except those in use."""
@@ -151,9 +154,7 @@ class Checkpoints:
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=_changed_at, reverse=True)
         for folder in others[KEEP_OTHERS:]:
-            if lock := _take(folder / "lock"):
-                shutil.rmtree(folder, ignore_errors=True)
-                lock.close()
+            _delete_unused(folder)
 
     def _name(self, environment: dict[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()
@@ -218,6 +219,13 @@ def _changed_at(folder: Path) -> float:
 
 def _newest_first(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.pt"), reverse=True)
+
+
+def _delete_unused(folder: Path) -> None:
+    """Delete the checkpoints of a training that no process is running."""
+    if lock := _take(folder / "lock"):
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
 
 
 def _wait_for(path: Path, seconds: float) -> TextIO | None:

@@ -19,13 +19,18 @@ def cut(count: int, shards: int) -> list[slice]:
 
 
 def check_shards(shards: int, images: int, batch_size: int, *, share: float = 1.0) -> None:
-    """Raise InputError if a batch of an epoch leaves a shard of fewer than two images.
+    """Raise InputError if a batch of an epoch, or a shard of one, has fewer than two images to train on.
 
     `images` is the number of training images, `share` the part of a batch that a filter picks.
     """
     smallest = min(batch_size, images % batch_size or batch_size)
     picked = max(1, round(share * smallest))
-    if shards > 1 and picked // shards < SMALLEST:
+    if shards == 1 and picked < SMALLEST:
+        raise InputError(
+            f"the smallest batch of an epoch has 1 image to train on, and batch norm needs {SMALLEST}; choose another "
+            "batch_size or val_size"
+        )
+    if picked // shards < SMALLEST:
         raise InputError(
             f"shards is {shards}, but the smallest batch has {picked} images to train on and each shard needs "
             f"{SMALLEST}; lower shards, or choose another batch_size or val_size"
