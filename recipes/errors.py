@@ -142,7 +142,9 @@ def precision(counts: pd.DataFrame) -> str:
     shares = pd.Series({name: counts.loc[name, name] / max(1, counts[name].sum()) for name in counts.index})
     lowest = shares[(shares < 1) & (counts.sum(axis=0) > 0)].nsmallest(NAMED_CLASSES)
     named = [f"{name} ({percent(share, 1)})" for name, share in lowest.items()]
-    return f"Predictions are least often right for {listed(named)}." if named else ""
+    return (
+        f"Precision, the share of a class's predictions that are right, is lowest for {listed(named)}." if named else ""
+    )
 
 
 def sureness(mistakes: pd.DataFrame) -> str:

@@ -140,14 +140,16 @@ def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str)
     mean = f", the mean of {stated['runs']} runs" if "runs" in stated else ""
     sentences += [f"{'It' if sentences else 'The source'} states {words.percent(stated[name])}{mean}."]
     points = round(100 * (reached - stated[name]), 2)
-    difference = f"{abs(points):.2f} points {'above' if points > 0 else 'below'}" if points else "equal to"
     low, high = accuracy_interval(round(reached * scores["images"]), scores["images"])
-    interval = f"the 95\u00a0% interval of this run, {words.percent(low)} to {words.percent(high)}"
+    interval = f"its 95\u00a0% interval, {words.percent(low)} to {words.percent(high)},"
+    if not points:
+        return " ".join([*sentences, "This run has the same accuracy."])
+    this = f"This run is {abs(points):.2f} points {'higher' if points > 0 else 'lower'}"
     if low <= stated[name] <= high:
-        end = f"which lies within {interval}: one run cannot tell the two apart"
+        end = f"but {interval} includes the stated accuracy: one run cannot tell the two apart"
     else:
-        end = f"which lies {'below' if stated[name] < low else 'above'} {interval}"
-    return " ".join([*sentences, f"This run is {difference} the stated accuracy, {end}."])
+        end = f"and {interval} does not include the stated accuracy"
+    return " ".join([*sentences, f"{this}, {end}."])
 
 
 def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:

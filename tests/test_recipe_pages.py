@@ -212,7 +212,7 @@ def test_a_class_is_predicted_too_often_or_too_seldom_only_if_chance_does_not_ex
 def test_the_classes_whose_predictions_are_least_often_right():
     counts = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})  # 100 of 105, 100 of 101
     assert errors.precision(counts).replace("\u00a0", " ") == (
-        "Predictions are least often right for b (95.2 %) and c (99.0 %)."
+        "Precision, the share of a class's predictions that are right, is lowest for b (95.2 %) and c (99.0 %)."
     )
 
 
@@ -234,13 +234,13 @@ INTERVAL = "88.71 % to 89.92 %"  # Wilson's, of 8,933 of 10,000
 VERDICTS = {
     "within": (
         {"accuracy": 0.8922},
-        "The source states 89.22 %. This run is 0.11 points above the stated accuracy, which lies within the 95 % "
-        f"interval of this run, {INTERVAL}: one run cannot tell the two apart.",
+        f"The source states 89.22 %. This run is 0.11 points higher, but its 95 % interval, {INTERVAL}, includes "
+        "the stated accuracy: one run cannot tell the two apart.",
     ),
     "below": (
         {"accuracy": 0.9003, "target": 0.9},
         "The source asks for at least 90 %, which this run does not reach. It states 90.03 %. This run is 0.70 points "
-        f"below the stated accuracy, which lies above the 95 % interval of this run, {INTERVAL}.",
+        f"lower, and its 95 % interval, {INTERVAL}, does not include the stated accuracy.",
     ),
     "only a target": ({"target": 0.85}, "The source asks for at least 85 %, which this run reaches."),
     "nothing": ({}, ""),
