@@ -67,7 +67,7 @@ def test_validation_has_a_bar_of_its_own(few_images, monkeypatch):
     trainer = build_trainer(PLAIN, GREY, few_images.images)
     measure(trainer, few_images, "val")
     measure(trainer, few_images, "train")
-    assert bars == [("validate", "batch", 1), ("score the training images", "batch", 1)]
+    assert bars == [("validate", "batches", 1), ("score the training images", "batches", 1)]
 
 
 def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_images):
