@@ -7,13 +7,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
-KILLS ?= 54
 # Scripts read what a user may set from the environment, with every $ as it is: pasted into a command, `;` would be run.
 override DEMO := $(value DEMO)
 override PARAMS := $(value PARAMS)
-override KILLS := $(value KILLS)
 override PYTHON := $(value PYTHON)
-export DEMO PARAMS KILLS PYTHON
+export DEMO PARAMS PYTHON
 # `python -m stages.<name>` finds `stages` in the current folder, where PYTHONSAFEPATH would forbid Python to look.
 unexport PYTHONSAFEPATH
 
@@ -32,7 +30,7 @@ test: .venv/ready ## run the tests, two at a time
 	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 kills: .venv/ready ## kill the pipeline six times in each stage, and check that the results are the same
-	@python -m pytest tests/test_kills.py -rP
+	@KILLS="$${KILLS:-54}" python -m pytest tests/test_kills.py -rP
 
 gpu: .venv/ready ## measure on a GPU what is still unmeasured, the most important first; run it again to continue
 	@python -m benchmarks.gpu

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import FUZZ, damaged
-from tiny import ARCHIVE, FILES, TINY, pack, publish, put
+from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, pack, publish, put
 
 from cifar.data.archive import find_dataset, load_archive
 from cifar.data.download import Unusable
@@ -75,6 +75,8 @@ def test_a_damaged_archive_is_unusable_even_where_its_md5_is_right(tmp_path):
     for number, content in enumerate(damaged(np.random.default_rng(4), [ARCHIVE, pack(small)], FUZZ)):
         path.write_bytes(content)
         try:
-            load_archive(path, publish(FILES, content))
+            found = load_archive(path, publish(FILES, content))
         except Unusable as error:
             assert "\n" not in str(error), number
+        else:
+            assert_is_tiny(found)

@@ -201,8 +201,18 @@ def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes_and_dvc_
     assert not by_dvc("data/images/") and by_dvc("data/images/cat/")
 
 
-def test_a_bad_picture_leaves_no_data_set(project):
-    os.truncate("data/images/dog/3.png", 60)
-    with pytest.raises(InputError, match="data/images/dog/3.png is cut off or damaged"):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_bad_picture_leaves_the_data_set_as_it_was(project, split):
+    bad = getattr(list_images(Path("data/images"), test_share=0.2, seed=0), split)["dog"][0]
+    content = bad.read_bytes()
+    os.truncate(bad, 60)
+    with pytest.raises(InputError, match=f"{bad} is cut off or damaged"):
         download.main()
-    assert not [path for path in project.rglob("data/dataset/*") if "images" in path.name]
+    assert not [path for path in project.rglob("data/*") if path.name.endswith(("dataset", ".part"))]
+    bad.write_bytes(content)
+    download.main()
+    before = {path: path.read_bytes() for path in Path("data/dataset").iterdir()}
+    os.truncate(bad, 60)
+    with pytest.raises(InputError, match=f"{bad} is cut off or damaged"):
+        download.main()
+    assert {path: path.read_bytes() for path in Path("data/dataset").iterdir()} == before

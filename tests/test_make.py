@@ -150,6 +150,17 @@ def test_python_looks_for_stages_in_the_current_folder_though_the_user_forbids_i
     assert make("repro", PYTHONSAFEPATH="1").stdout == "None\n"
 
 
+def test_only_make_kills_kills(checkout, tmp_path, monkeypatch):
+    tmp_path.joinpath("python").write_text('#!/bin/sh\necho "KILLS is $KILLS"\n')
+    tmp_path.joinpath("python").chmod(0o755)
+    monkeypatch.delenv("KILLS", raising=False)
+    text = Path("Makefile").read_text()
+    assert "export PATH := $(CURDIR)/.venv/bin:" in text
+    Path("Makefile").write_text(text.replace("$(CURDIR)/.venv/bin:", f"{tmp_path}:"))
+    for words, said in ((["test"], ""), (["kills"], "54"), (["kills", "KILLS=10"], "10")):
+        assert make(*words).stdout == f"KILLS is {said}\n"
+
+
 def test_no_variable_of_make_is_pasted_into_a_command():
     recipes = [line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("\t")]
     assert recipes and not re.findall(r"\$\((?!SHOWN\))[A-Z]+\)", "\n".join(recipes))

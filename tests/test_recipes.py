@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from dvc.utils.hydra import apply_overrides
+from PIL import Image
 from pixels import augmented
 from projects import TINY, create
 
@@ -298,9 +299,8 @@ def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):
     assert metrics["parameters"] == 11_173_962 and metrics["l1_penalty"] > 0
 
 
-# AirNet with Muon; and with SGD, on the images that a small network picks
-@pytest.mark.parametrize("name", ["fast", "best"])
-def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
+def lay_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, changes: dict) -> None:
+    """Make `tmp_path` the current folder, with the code and the recipe `name` after `changes`."""
     for file in ("cifar", "stages", "dvc.yaml"):
         (tmp_path / file).symlink_to(ROOT / file)
     (tmp_path / ".dvc").mkdir()
@@ -308,11 +308,21 @@ def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     shutil.copy(ROOT / f"recipes/{name}.yaml", "params.yaml")
     small = {key: value for key, value in TINY.items() if key.startswith(("dataset", "shapes", "lr_find.", "gallery"))}
-    small |= {"epochs": 8, "batch_size": 20, "model.whitening_bias.epochs": 1, "schedule.peak_epoch": 0}
-    small |= {"model.widths": "[16,24,32]"}  # at the recipe's own width it would take a minute
-    apply_overrides("params.yaml", [f"{key}={value}" for key, value in small.items()])
-    for stage in read_yaml("dvc.yaml")["stages"]:
-        import_module(f"stages.{stage}").main()
+    small |= {"batch_size": 20, "model.whitening_bias.epochs": 1, "schedule.peak_epoch": 0}
+    apply_overrides("params.yaml", [f"{key}={value}" for key, value in (small | changes).items()])
+
+
+def run_stages(*names: str) -> None:
+    for name in names:
+        import_module(f"stages.{name}").main()
+
+
+# AirNet with Muon; and with SGD, on the images that a small network picks
+@pytest.mark.parametrize("name", ["fast", "best"])
+def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
+    # at the recipe's own width it would take a minute
+    lay_out(tmp_path, monkeypatch, name, {"epochs": 8, "model.widths": "[16,24,32]"})
+    run_stages(*read_yaml("dvc.yaml")["stages"])
 
     trained = 20 if name == "best" else 40  # images an epoch
     right = pd.read_csv("plots/train/history.csv")["train_accuracy"] * trained
@@ -321,3 +331,31 @@ def test_our_own_recipes_run_through_every_stage(tmp_path, monkeypatch, name):
     assert figures["images"] == 50 and {"accuracy", "tta_accuracy"} <= set(figures)
     assert json.loads(Path("metrics/train.json").read_text())["val_images"] == 50  # the test images
     assert Path("plots/gradcam/misclassified.png").exists() or figures["wrong"] == 0
+
+
+def test_own_pictures_of_another_size_and_number_of_classes_go_through_every_stage(tmp_path, monkeypatch):
+    changes = {"dataset": "folder", "folder.size": 24, "val_size": 3, "batch_size": 6, "epochs": 1}
+    lay_out(tmp_path, monkeypatch, "fast", changes | {"model.widths": "[4,4,4]"})
+    random = np.random.default_rng(0)
+    for name in ("ant", "bee", "cow"):
+        Path("data/images", name).mkdir(parents=True)
+        for k in range(12):
+            Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8)).save(f"data/images/{name}/{k}.png")
+    run_stages(*read_yaml("dvc.yaml")["stages"])
+    scores = json.loads(Path("metrics/evaluate.json").read_text())
+    assert scores["images"] == 6 and "top5_accuracy" not in scores  # 0.2 of 12 are 2 of each class
+    assert json.loads(Path("models/model.json").read_text())["classes"] == ["ant", "bee", "cow"]
+    assert "24 × 24 pixels in 3 classes" in Path("report/index.html").read_text()
+
+
+def test_the_weights_that_are_saved_are_those_of_the_best_epoch(tmp_path, monkeypatch):
+    lay_out(tmp_path, monkeypatch, "fast", {"epochs": 2, "val_size": 10, "batch_size": 10, "model.widths": "[4,4,4]"})
+    run_stages("download", "stats", "lr_find")
+    saved = []
+    for select, accuracies in (("best", [0.9, 0.1]), ("best", [0.1, 0.9]), ("last", [0.9, 0.1])):
+        apply_overrides("params.yaml", [f"select={select}"])
+        monkeypatch.setattr("cifar.training.loop.accuracy", lambda *_, values=accuracies: values.pop(0))
+        run_stages("train")
+        saved.append(Path("models/model.safetensors").read_bytes())
+    first, second, last = saved
+    assert second == last != first

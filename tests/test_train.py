@@ -3,25 +3,29 @@
 import io
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from scipy.special import softmax
+from sklearn.metrics import accuracy_score, log_loss
 from specs import AIRNET, CIFAR, GREY, LOSS, SGD, changed, trainer_spec
 from tqdm import tqdm
 
 from cifar.config.params import read_yaml
-from cifar.config.schema import ModelSpec, Proxy
+from cifar.config.schema import ExponentialAverage, ModelSpec, Plateau, Proxy
 from cifar.data.splits import Batch, Split, load_train_and_val, save_classes, save_split
+from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.summary import summary
 from cifar.system.process import InputError
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit, measure, summarise, watch
-from cifar.training.schedules import Plan
+from cifar.training.schedules import Plan, plan
 from cifar.training.trainer import Step, build_trainer
 
 ROOT = Path(__file__).parents[1]
@@ -89,6 +93,47 @@ def test_the_time_of_an_interrupted_training_is_that_of_all_its_epochs(few_image
     assert 0.8 < first < took
     both, took = train(epochs=3, wait=0.1)  # carries on after the second epoch
     assert first + 0.1 < both < first + took
+
+
+def test_the_scores_of_an_epoch_are_those_of_its_images_by_the_averaged_weights(few_images):
+    random = np.random.default_rng(1)
+    val = Split(random.integers(0, 256, (6, 32, 32, 3), np.uint8), np.array([3, 1, 4, 1, 5, 9], np.uint8))
+    batch = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
+    spec = replace(PLAIN, average=ExponentialAverage(name="ema", decay=0.9, every=1))
+    trainer = build_trainer(spec, GREY, few_images.images)
+    loop = replace(loop_of(few_images, lambda epoch: [batch], (3, 1)), val=val, train_scores="eval")
+    row = fit(trainer, None, loop, Checkpoints("a", {})).history[-1]
+    assert not torch.equal(trainer.result.linear.weight, trainer.network.linear.weight)
+    for name, split in (("train", few_images), ("val", val)):
+        logits = predict(trainer.result, split.images, GREY)
+        loss = log_loss(split.labels, softmax(logits.astype(float), axis=1), labels=range(10))
+        assert row[f"{name}_loss"] == pytest.approx(loss, abs=1e-5)
+        assert row[f"{name}_accuracy"] == accuracy_score(split.labels, logits.argmax(axis=1))
+
+
+def test_the_running_scores_of_an_epoch_are_means_over_its_images():
+    steps = [Step(objective=9.0, penalty=0.1, loss=loss, correct=correct, images=images, lr=0.1)
+             for loss, correct, images in ((10.0, 3, 20), (8.0, 4, 4))]  # fmt: skip
+    assert summarise(steps) == {"train_loss": 0.75, "train_accuracy": 7 / 24}
+
+
+def test_on_a_plateau_the_rate_falls_as_pytorchs_does_also_over_an_interruption(few_images, monkeypatch):
+    monkeypatch.setattr("cifar.training.loop.accuracy", lambda *_: 0.5)
+    batch = Batch(torch.from_numpy(few_images.images), torch.from_numpy(few_images.labels).long())
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.1)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=1)
+    expected = []
+    for _ in range(6):
+        expected.append(optimizer.param_groups[0]["lr"])
+        theirs.step(0.5)
+    assert expected[-1] < 0.1
+    plateau = Plateau(name="plateau", patience=1, factor=0.5)
+    for epochs in (3, 6):
+        schedule = partial(plan, plateau, (epochs, 1), lr_min=0.001, lr_max=0.1, momentum=0.9)
+        loop = replace(loop_of(few_images, lambda epoch: [batch], (epochs, 1)), schedule=schedule)
+        trainer = build_trainer(PLAIN, GREY, few_images.images)
+        history = fit(trainer, None, loop, Checkpoints("a", {})).history
+        assert [row["lr"] for row in history] == pytest.approx(expected[:epochs])
 
 
 def test_with_a_filter_an_interrupted_training_ends_in_the_same_bits(few_images, monkeypatch):

@@ -53,6 +53,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
             part.unlink()
 
 
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; its files go there when the block ends without an error, else none.
+
+    What `folder` holds besides stays. Half-filled folders of killed processes are deleted first.
+    """
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    forget_killed(folder.parent, f".{folder.name}.", ".part")
+    try:
+        yield part
+        still_wanted()
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in part.iterdir():
+            os.replace(path, folder / path.name)
+    except InputError as error:
+        raise InputError(str(error).replace(f"{part}/", f"{folder}/")) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def forget_killed(folder: Path, before: str, after: str) -> None:
     """Delete files and folders in `folder` named `before`, the number of a process that has ended, and `after`."""
     for path in folder.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
