@@ -49,7 +49,7 @@ def make(classes: list[str] = CLASSES, *, tests: int = 200, accuracy: float = 0.
     maps = np.array([np.roll(one, index % 32, axis=1) for index in mistakes], np.uint8).reshape(-1, 32, 32)
     train = Split(images[: 20 * count], labels[: 20 * count])
     pictures = Pictures(
-        train, train.take(np.arange(20)), images[:20], Split(images, labels), Heatmaps(mistakes, maps, maps)
+        train, train.take(np.arange(20)), images[:20], Split(images, labels), Heatmaps(mistakes, maps, 255 - maps)
     )
 
     names, wrong = np.array(classes), int((predictions.predicted != labels).sum())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from pixels import place_of, read_png
 from ruamel.yaml import YAML
 from scipy.stats import binomtest
@@ -17,17 +18,18 @@ from specs import AIRNET, CIFAR, changed
 
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split, Statistics, load_split, save_classes, save_split
-from cifar.nn.inference import predict
+from cifar.nn.inference import normalise, predict
 from cifar.nn.networks import build_network
-from cifar.nn.saved import Model, save_model
+from cifar.nn.saved import Model, load_model, save_model
 from cifar.results.captions import result_line
-from cifar.results.gradcam import overlay
+from cifar.results.gradcam import heatmaps, overlay
 from cifar.results.predictions import Predictions, save_predictions
 from cifar.system.process import InputError
 from stages import evaluate, gradcam, misclassified
 
 ROOT = Path(__file__).parents[1]
 STATISTICS = Statistics((0.5,) * 3, (0.29,) * 3)
+GREEN, RED = [26, 127, 55], [179, 38, 30]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -168,8 +170,9 @@ def test_true_classes_are_green_and_wrong_predictions_red(project):
     gradcam.main()
     for sheet in ("misclassified/gallery", "misclassified/correct", "gradcam/misclassified", "gradcam/correct"):
         pixels = read_png(f"plots/{sheet}.png")
-        has_green, has_red = ((pixels == colour).all(axis=2).any() for colour in ([26, 127, 55], [179, 38, 30]))
-        assert (has_green, has_red) == (True, not sheet.endswith("correct")), sheet
+        green, red = (np.flatnonzero((pixels == colour).all(axis=2).any(axis=1)) for colour in (GREEN, RED))
+        assert len(green) and bool(len(red)) != sheet.endswith("correct"), sheet
+        assert not len(red) or green[0] < red[0]  # the true class stands above the predicted one
 
 
 def test_both_sheets_of_correct_predictions_show_the_same_images_in_the_same_order(project, evaluated):
@@ -227,6 +230,29 @@ def test_each_layer_has_a_heatmap_beside_the_image(project, evaluated, layers):
     gaps = np.flatnonzero(is_blank[: 132 * len(layers)])
     assert gaps.tolist() == [132 * k + 128 + i for k in range(len(layers)) for i in range(4)]
     assert is_blank[132 * len(layers) + 128 :].all() and not is_blank[132 * len(layers) : 132 * len(layers) + 128].any()
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++"])
+@pytest.mark.parametrize("target", ["predicted", "label"])
+def test_the_heatmaps_are_of_the_method_and_the_classes_of_the_params(project, evaluated, method, target):
+    _, test, logits = evaluated
+    set_params(gallery_size=3, gradcam={"layers": ["layer1"], "method": method, "target": target})
+    misclassified.main()
+    gradcam.main()
+    pixels = read_png("plots/gradcam/misclassified.png")
+    network = load_model().network
+    classes = {"predicted": logits.argmax(1), "label": test.labels}
+    maps = {}
+    for name, labels in classes.items():
+        inputs = normalise(torch.from_numpy(test.images), STATISTICS)
+        maps[name] = heatmaps(network, inputs, "layer1", torch.from_numpy(labels.astype(np.int64)), method=method)
+    found = np.load("data/heatmaps.npz")
+    for name, key in ("predicted", "predicted"), ("label", "true"):
+        expected = 255 * maps[name][found["indices"]]
+        assert np.abs(found[key] - expected).max() <= 1 and found[key].std() > 10
+    table = pd.read_csv("data/misclassified.csv").groupby("label").head(1).sort_values("label")
+    for index in table["index"][:3]:
+        place_of(overlay(test.images[[index]], maps[target][[index]])[0], pixels)
 
 
 @pytest.mark.parametrize("wrong", [0, 2])

@@ -14,7 +14,7 @@ import torch
 from specs import AIRNET, GREY, trainer_spec
 
 from cifar.system.process import InputError
-from cifar.training.checkpoint import Checkpoints, fingerprint
+from cifar.training.checkpoint import Checkpoints, carries_on, fingerprint
 from cifar.training.loop import resume
 from cifar.training.trainer import build_trainer
 
@@ -268,3 +268,17 @@ def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
     del there
     back.discard()
     assert [path.name[:7] for path in (root / ".checkpoints").iterdir()] == ["train-2"]
+
+
+@pytest.mark.parametrize(("value", "carries"), [(None, False), ("", False), ("0", False), ("1", True)])
+def test_carry_on_is_asked_for_by_a_variable(monkeypatch, value, carries):
+    monkeypatch.delenv("CARRY_ON", raising=False)
+    if value is not None:
+        monkeypatch.setenv("CARRY_ON", value)
+    assert carries_on() is carries
+
+
+def test_another_value_of_carry_on_is_refused(monkeypatch):
+    monkeypatch.setenv("CARRY_ON", "yes")
+    with pytest.raises(InputError, match="CARRY_ON is 'yes'; set it to 1 to continue another machine's training"):
+        carries_on()

@@ -14,9 +14,11 @@ from specs import AIRNET, CIFAR
 
 from cifar.__main__ import main
 from cifar.data.splits import Statistics
+from cifar.nn.inference import normalise
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
 from cifar.results.classified import CHUNK, answers
+from cifar.results.gradcam import heatmaps, overlay
 from cifar.system.process import run
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +81,13 @@ def test_each_picture_gets_its_classes_and_their_probabilities(model, folder, mo
         assert [named["probability"] for named in entry["classes"]] == pytest.approx([*wanted.values()], abs=1e-5)
 
 
+def test_the_model_may_lie_elsewhere(model, folder, monkeypatch, capsys):
+    names = [f"other {k}" for k in range(10)]
+    save_model(model._replace(classes=names), AIRNET, {}, folder=folder / "elsewhere")
+    assert call(monkeypatch, "photos/a.png", "--model", "elsewhere", "--top", "1") == 0
+    assert "other " in capsys.readouterr().out
+
+
 def test_a_folder_is_all_pictures_in_it_a_line_each(model, folder, monkeypatch, capsys):
     assert call(monkeypatch, "photos") == 0
     said = capsys.readouterr()
@@ -125,7 +134,7 @@ def test_pictures_beyond_one_chunk_keep_their_order(model, folder):
         np.testing.assert_allclose(answer.probabilities, found[k % 3].probabilities, rtol=1e-5)
 
 
-def test_a_sheet_shows_each_picture_beside_its_heatmap(folder, monkeypatch, capsys):
+def test_a_sheet_shows_each_picture_beside_its_heatmap(model, folder, monkeypatch, capsys):
     assert call(monkeypatch, "photos", "--heatmap", "sheet.png") == 0
     assert capsys.readouterr().err == "written: sheet.png\n"
     sheet = np.asarray(Image.open("sheet.png").convert("RGB")).astype(int)
@@ -134,7 +143,10 @@ def test_a_sheet_shows_each_picture_beside_its_heatmap(folder, monkeypatch, caps
         starts = np.argwhere((sheet[:, :, :] == enlarged[0, 0]).all(axis=2))
         (y, x), *_ = [(y, x) for y, x in starts if np.array_equal(sheet[y : y + 128, x : x + 128], enlarged)]
         heatmap = sheet[y : y + 128, x + 132 : x + 260]
-        assert heatmap.shape == (128, 128, 3) and heatmap.std() > 0 and not np.array_equal(heatmap, enlarged)
+        best = torch.tensor([list(model.classes).index(next(iter(expected(model, pixels))))])
+        inputs = normalise(torch.from_numpy(pixels[None]), model.statistics)
+        maps = heatmaps(model.network, inputs, "layer3", best, method="gradcam")
+        assert np.array_equal(heatmap, overlay(pixels[None], maps)[0].repeat(4, axis=0).repeat(4, axis=1))
 
 
 @pytest.mark.parametrize(

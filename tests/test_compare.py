@@ -114,6 +114,16 @@ def test_predictions_that_are_not_in_the_cache_are_one_line(cached, capsys):
     assert error.startswith("seed 4: images are not compared: data/predictions.npz of new-seed-4 is not in DVC's cache")
 
 
+def test_predictions_for_other_images_are_not_compared(cached, tmp_path, capsys):
+    old, new = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, [1] * 6)
+    with open(tmp_path / f"files/md5/{new.commit[:2]}/{new.commit[2:]}", "wb") as file:
+        np.savez(file, labels=np.arange(6)[::-1], predictions=np.arange(6))
+    (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
+    assert pair["images"] == []
+    line = "seed 4: images are not compared: old-seed-4 and new-seed-4 were evaluated on different test images\n"
+    assert capsys.readouterr().err == line
+
+
 def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path, capsys):
     old, new = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, [1] * 6)
     path = tmp_path / f"files/md5/{new.commit[:2]}/{new.commit[2:]}"

@@ -123,6 +123,10 @@ def test_rooms_import_downwards_only():
         assert {name.split(".")[1] for name in project_modules(path)} <= set(below), module
 
 
+def test_the_data_set_is_read_again_when_a_picture_changes():
+    assert "data/images" in PIPELINE["download"]["deps"]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_has_at_most_80_lines(stage):
     assert len((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8").splitlines()) <= 80

@@ -59,7 +59,9 @@ def test_prepare_asks_for_deterministic_kernels_and_only_if_told(monkeypatch):
         prepare(deterministic=False)
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.are_deterministic_algorithms_enabled() and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+        assert torch.backends.cudnn.benchmark
         prepare(deterministic=True)
         assert torch.are_deterministic_algorithms_enabled() and os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.benchmark
     finally:
         torch.use_deterministic_algorithms(False)

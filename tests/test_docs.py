@@ -15,6 +15,7 @@ from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 from specs import CIFAR
 
+from cifar.__main__ import parse as parse_cifar
 from cifar.config.params import check_params, read_yaml
 from cifar.nn.networks import build_network
 from cifar.system.process import InputError
@@ -100,13 +101,15 @@ def test_every_make_target_and_module_exists(document):
 
 
 @over_documents
-def test_every_dvc_and_recipes_command_can_be_parsed_and_names_recipes_that_exist(document):
+def test_every_command_of_dvc_and_ours_can_be_parsed_and_names_recipes_that_exist(document):
     for words, _ in commands(document):
         if words[0] == "dvc":
             get_main_parser().parse_args(words[1:])
         elif words[:3] == ["python", "-m", "recipes"]:
             arguments = parse(words[3:])
             assert {*getattr(arguments, "recipes", []), getattr(arguments, "recipe", "fast")} <= set(RECIPES)
+        elif words[:3] == ["python", "-m", "cifar"]:
+            parse_cifar(words[3:])
 
 
 def test_every_experiment_is_accepted_except_the_one_that_is_shown_refused(tmp_path):
@@ -185,7 +188,10 @@ def test_the_demo_ends_with_the_figures_that_a_run_makes_and_where_the_rest_is(p
     scores = json.loads((project.folder / "metrics/evaluate.json").read_text())
     assert heads.split()[1:] == sorted(scores)
     found = dict(zip(heads.split(), figures.split(), strict=True))
-    assert float(found["accuracy"]) == 1 - int(found["wrong"]) / int(found["images"])
+    demo = json.loads((ROOT / "docs/data/demo/evaluate.json").read_text())
+    assert {name: float(figure) for name, figure in list(found.items())[1:]} == {
+        name: round(value, 5) for name, value in demo.items()
+    }
     pictures = [path for stage in PIPELINE for path in outputs(stage) if path.endswith(".png")]
     assert rest == ["", "Report: .demo/report/index.html", f"Pictures: {len(pictures)} in .demo/plots/"]
 

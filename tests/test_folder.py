@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import runpy
 import shutil
 import subprocess
 from pathlib import Path
@@ -216,3 +217,15 @@ def test_a_bad_picture_leaves_the_data_set_as_it_was(project, split):
     with pytest.raises(InputError, match=f"{bad} is cut off or damaged"):
         download.main()
     assert {path: path.read_bytes() for path in Path("data/dataset").iterdir()} == before
+
+
+def test_make_pictures_draws_what_the_page_says_and_the_pipeline_takes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data/images").mkdir(parents=True)
+    Path("data/images/README.md").touch()
+    runpy.run_path(str(ROOT / ".dvc/pictures.py"), run_name="__main__")
+    listing = list_images(Path("data/images"), test_share=0.2, seed=0)
+    assert listing.classes == ["arrow", "circle", "cross", "ring", "star", "triangle"]
+    assert (sum(map(len, listing.train.values())), sum(map(len, listing.test.values()))) == (288, 72)
+    sizes = {Image.open(path).size for path in Path("data/images").rglob("*/*.*")}
+    assert all(20 <= side <= 400 for size in sizes for side in size) and len(sizes) > 50

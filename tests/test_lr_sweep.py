@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cifar.training.lr_sweep import at_the_ends, suggest, sweep
+from cifar.config.schema import Constant, StepDecay
+from cifar.system.files import write_json
+from cifar.system.process import InputError
+from cifar.training.lr_sweep import at_the_ends, choose_rates, suggest, sweep
 from cifar.training.schedules import exponential
 
 
@@ -113,3 +116,29 @@ def test_suggestion_for_gradient_descent_stays_below_the_known_limit_of_stabilit
 @pytest.mark.parametrize("losses", [[], [1.0], [1.0, 2.0, 3.0]])
 def test_nothing_is_suggested_where_the_loss_never_falls(losses):
     assert suggest(pd.DataFrame({"lr": np.arange(len(losses)) + 1.0, "smoothed_loss": losses})) == {}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "rates"),
+    [
+        (("find", "find"), (0.02, 0.5)),
+        ((0.1, "find"), (0.1, 0.5)),
+        (("find", 0.3), (0.02, 0.3)),
+        ((0.1, 0.2), (0.1, 0.2)),
+    ],
+)
+def test_find_takes_each_rate_from_the_range_test(tmp_path, monkeypatch, wanted, rates):
+    monkeypatch.chdir(tmp_path)
+    write_json("metrics/lr_find.json", {"lr_max": 0.5, "lr_min": 0.02, "steps": 9})
+    cycle = StepDecay(name="step", every=1, factor=0.5)
+    assert choose_rates(*wanted, cycle) == {"lr_min": rates[0], "lr_max": rates[1]}
+
+
+def test_find_without_a_suggestion_and_rates_in_the_wrong_order_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_json("metrics/lr_find.json", {"steps": 9})
+    with pytest.raises(InputError, match="the range test suggests no learning rate"):
+        choose_rates(0.1, "find", StepDecay(name="step", every=1, factor=0.5))
+    with pytest.raises(InputError, match=r"lr_min is 0.3, but must be at most lr_max \(0.2\)"):
+        choose_rates(0.3, 0.2, StepDecay(name="step", every=1, factor=0.5))
+    assert choose_rates(0.3, 0.2, Constant(name="constant")) == {"lr_min": 0.3, "lr_max": 0.2}

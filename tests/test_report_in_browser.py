@@ -12,7 +12,7 @@ from cifar.results.written import CHARTS
 
 pytestmark = [needs_chromium, pytest.mark.usefixtures("at_the_root")]
 
-SHOWN = "[...document.querySelectorAll('.mistakes figure')].filter(each => !each.hidden)"
+SHOWN = "[...document.querySelectorAll('.mistakes figure')].filter(each => each.checkVisibility())"
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,20 @@ def test_it_opens_without_a_request_an_error_or_a_sideways_scroll(tab, page, wid
     assert_quiet(tab, page)
     assert tab.value("document.querySelectorAll('.chart svg').length") == len(CHARTS) - 1  # the matrix is a table
     assert tab.value("[...document.querySelectorAll('[role=img]')].every(each => each.ariaLabel)")
+
+
+def test_it_follows_the_browsers_colours_and_prints_without_what_cannot_be_clicked(tab, page):
+    def light(name: str) -> float:
+        return tab.value(f"Math.max(...getComputedStyle(document.body).{name}.match(/\\d+/g).slice(0, 3).map(Number))")
+
+    tab.show(page, 1600, dark=True)
+    assert light("backgroundColor") < 60 and light("color") > 200
+    tab.show(page, 1600)
+    assert light("color") < 60
+    assert tab.value("document.querySelector('nav').checkVisibility()")
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    assert not tab.value("document.querySelector('nav').checkVisibility()")
+    tab.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_a_click_on_the_matrix_shows_the_images_of_that_cell(tab, made, page):
@@ -80,7 +94,11 @@ def test_without_javascript_it_shows_all_mistakes_and_no_dead_control(tab, made,
         len(tab.call("DOM.querySelectorAll", nodeId=root, selector=".mistakes figure:not([hidden])")["nodeIds"])
         == count
     )
-    assert len(tab.call("DOM.querySelectorAll", nodeId=root, selector="form[hidden], .more[hidden]")["nodeIds"]) == 2
+    controls = tab.call("DOM.querySelectorAll", nodeId=root, selector="form, .more, .needs-script")["nodeIds"]
+    assert len(controls) == 3
+    for node in controls:
+        with pytest.raises(AssertionError, match="Could not compute box model"):  # it takes no place
+            tab.call("DOM.getBoxModel", nodeId=node)
     assert_quiet(tab, page)
 
 

@@ -166,3 +166,12 @@ def test_a_card_of_another_network_is_refused(copied, change):
     (copied / "model.json").write_text(json.dumps(card | change))
     with pytest.raises(InputError, match=r"model.json is damaged, network.*; delete it and run `make repro`"):
         load_model(copied)
+
+
+def test_the_card_tells_where_the_epochs_ran_if_that_was_in_several_places(tmp_path):
+    parts = [{"epochs": [1, 2], "environment": {"threads": 4}}, {"epochs": [3, 8], "environment": {"threads": 2}}]
+    model = Model(network(), STATISTICS, CLASSES)
+    for count in (0, 1, 2):
+        save_model(model, CUSTOM_RESNET, {"threads": 2}, trained_on=parts[:count], folder=tmp_path)
+        card = json.loads((tmp_path / "model.json").read_text())
+        assert card.get("trained_on") == (parts if count == 2 else None)

@@ -183,7 +183,7 @@ def test_it_opens_without_a_request_an_error_or_a_sideways_scroll(tab, page, wid
 @needs_chromium
 def test_the_lists_filter_the_images(tab, sides, page):
     tab.show(page, 1600)
-    shown = "[...document.querySelectorAll('.filtered figure')].filter(each => !each.hidden)"
+    shown = "[...document.querySelectorAll('.filtered figure')].filter(each => each.checkVisibility())"
     assert tab.value(f"{shown}.length") == 24
     choose = "list.form.dispatchEvent(new Event('change'))"
     tab.value(f"var list = document.querySelector('[name=who]'); list.value = '0-1'; {choose}")
@@ -235,6 +235,15 @@ def test_an_experiment_and_a_revision_come_from_git_and_the_cache(repository, fi
     assert "No difference in accuracy can be seen between HEAD and try" in text
     assert text.count("<svg") == len(CURVES) + len(OF_CLASSES)
     assert first_run[0].call("git", "-C", str(repository), "status", "--porcelain").stdout == ""  # Git ignores it
+
+
+def test_one_run_is_set_beside_the_workspace(repository, first_run):
+    first_run[0]._replace(folder=repository).dvc("checkout")
+    scores = json.loads(Path("metrics/evaluate.json").read_text())
+    Path("metrics/evaluate.json").write_text(json.dumps(scores | {"loss": 123.4}))
+    write_page(["HEAD"], PAGE)
+    text = PAGE.read_text(encoding="utf-8")
+    assert "<title>HEAD and workspace compared</title>" in text and "123.4" in text
 
 
 def test_what_is_missing_is_one_line_with_the_next_move(repository, first_run, monkeypatch, tmp_path):

@@ -88,6 +88,10 @@ def test_nll_of_log_softmax_is_cross_entropy():
 
 def test_step_counts_what_was_right_before_the_update(batch):
     trainer = make_trainer()
+    twin = copy.deepcopy(trainer.network).train()
+    before = twin(normalise(batch.images, trainer.statistics)).argmax(dim=1)
+    (step,) = train_epoch(trainer, [batch], [0.3], [0.9], first_step=0)
+    assert step.correct == int((before == batch.labels).sum()) < 8
     for _ in range(30):
         (step,) = train_epoch(trainer, [batch], [0.05], [0.9], first_step=0)
     assert (step.correct, step.images, step.lr) == (8, 8, 0.05)  # eight images are learnt by heart
