@@ -53,7 +53,7 @@ if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
     def note(event, args):
         if event == "open" and isinstance(args[0], str) and args[2] & os.O_ACCMODE == os.O_RDONLY:
             path = os.path.relpath(args[0])
-            if not path.startswith("..") and not path.endswith((".py", ".pyc", ".part")):
+            if not path.startswith("..") and not path.endswith((".py", ".pyc", ".part")) and ".part/" not in path:
                 os.write(log, f"{sys.orig_argv[2][7:]} {path}\\n".encode())
     sys.addaudithook(note)
 """
