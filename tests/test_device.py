@@ -25,6 +25,12 @@ def test_bfloat16_only_where_the_processor_is_faster_in_it(monkeypatch, capabili
     assert pick_precision("auto", CPU) is expected
 
 
+def test_an_older_pytorch_that_cannot_name_the_instructions_trains_in_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert pick_precision("auto", CPU) is torch.float32
+    assert environment(CPU, torch.float32, deterministic=True)["instructions"] == []
+
+
 def test_a_precision_by_name_is_taken_as_it_is():
     assert pick_precision("bf16", CPU) is torch.bfloat16
     assert pick_precision("fp32", CPU) is torch.float32

@@ -21,7 +21,7 @@ from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "dvc", "xdist", "torch_lr_finder", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
-ABSENT += "onnx", "onnxruntime", "onnxscript"
+ABSENT += "onnx", "onnxruntime", "onnxscript", "vl_convert", "dvc_render"
 MACHINE = {"device": "a GPU"}
 FOREVER = float("inf")
 RUNS = ["resnet18-layernorm", "eva5-s9", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]
@@ -74,7 +74,7 @@ def test_the_dry_run_tells_the_speeds_the_aims_and_whether_bits_repeat(dry_run):
     assert steps["fast, seed 0"]["sha256"] == steps["fast, seed 0, again"]["sha256"]
     assert steps["fast, seed 0"]["sha256"] != steps["fast, seed 1"]["sha256"]
     assert [row["recipe"] for row in steps["speed, compiled"]["rows"]] == ["fast", "best"]
-    for told in ("fast twice with seed 0: the same bits", "all stages of the default", "n = 5", "compiling, s"):
+    for told in ("fast twice with seed 0: the same bits", "download to gradcam, the default", "n = 5", "compiling, s"):
         assert told in printed
 
 
@@ -120,12 +120,15 @@ def test_a_failing_step_is_recorded_with_its_reason_in_a_line_and_the_next_runs(
 
 def test_a_time_limit_keeps_what_is_known_and_the_next_call_skips_what_is_done(tmp_path, capsys):
     plan = [Step("quick", at_once({"found": 1}), alone=False), Step("slow", never_ends, alone=False)]
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow/log.txt").write_text("epoch 1")
     with pytest.raises(TimeIsOver):
         work(plan, journal_in(tmp_path), Lab(tmp_path, True), time.monotonic() + 0.5)
     again = journal_in(tmp_path)
     assert again.is_done("quick") and not again.is_done("slow")
     assert again.steps["slow"]["state"] == "stopped" and again.steps["slow"]["epochs"] >= 1
     assert not journal_in(tmp_path, "another GPU").is_done("quick")
+    assert zipfile.ZipFile(tmp_path / "runs.zip").read("slow/log.txt") == b"epoch 1"
     capsys.readouterr()
     work([plan[0], Step("slow", at_once({}))], again, Lab(tmp_path, True), FOREVER)
     assert "1 of 2 steps are to do" in capsys.readouterr().out

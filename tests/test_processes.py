@@ -227,6 +227,15 @@ def test_a_wrong_number_is_refused(message, monkeypatch):
         torch.set_num_threads(threads)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    for name, value in (("PROCESSES", "4"), ("OMP_NUM_THREADS", "1"), ("NODES", ""), ("CIFAR_LAUNCHER", "")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="^PROCESSES is 4, but each process needs a GPU of its own, .* has 2; choose"):
+        launch(4)
+
+
 def test_a_stage_says_in_one_line_that_a_number_is_wrong(project):
     ended = with_variables(project, PROCESSES=3).stage("evaluate")
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)

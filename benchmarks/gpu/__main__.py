@@ -102,6 +102,7 @@ def work(plan: list[Step], journal: Journal, lab: Lab, until: float) -> None:
             journal.record(each.step.name, "stopped", **each.told)
         for each in active:
             each.work.close()
+            keep_files(each.step.name, journal, lab)
 
 
 def has_room(step: Step, active: list[Active]) -> bool:
@@ -131,12 +132,16 @@ def goes_on(active: Active, journal: Journal, lab: Lab) -> bool:
     except Exception as error:
         state, found = "failed", active.told | {"reason": reason_of(error)}
     seconds = round(time.monotonic() - active.started, 2)
-    if kept := files_to_keep(name, lab):
-        journal.keep(slug(name), kept)
+    keep_files(name, journal, lab)
     journal.record(name, state, seconds=seconds, alone=active.step.alone, **found)
     why = f": {found['reason']}" if "reason" in found else ""
     print(f"{time.strftime('%H:%M:%S')} {name}: {state} after {seconds:.1f} s{why}", flush=True)
     return False
+
+
+def keep_files(name: str, journal: Journal, lab: Lab) -> None:
+    if kept := files_to_keep(name, lab):
+        journal.keep(slug(name), kept)
 
 
 def reason_of(error: Exception) -> str:

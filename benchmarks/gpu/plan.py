@@ -73,7 +73,7 @@ def gpu_tests(lab: Lab, tell: Tell) -> Work:
     folder.mkdir(parents=True, exist_ok=True)
     report = folder / "tests.xml"
     report.unlink(missing_ok=True)
-    words = ["pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/test_on_gpu.py"]
+    words = ["pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={report}", "tests/test_on_gpu.py"]
     try:
         yield from running(words, ROOT, folder / "log.txt", limit=LIMIT_OF_TESTS, forked=lab.is_dry)
     except InputError:

@@ -83,7 +83,7 @@ def aims(steps: Steps, is_dry: bool) -> list[dict[str, Any]]:
         "training the default": (12, default.get("train_seconds")),
         "training fast, median of its seeds": (5, spread(fast)["median"] if fast else None),
         "training best, 44 epochs": (30, steps.get("best, 44 epochs", {}).get("train_seconds")),
-        "all stages of the default": (120, sum(stages.values()) if stages else None),
+        "download to gradcam, the default": (120, sum(stages.values()) if stages else None),
     }
     rows = []
     for aim, (seconds, measured) in found.items():

@@ -36,7 +36,9 @@ def feed(
     if device.type == "cpu" or workers:
         source = Source(partial(_take, split), count)
     else:
-        images = torch.cat([torch.from_numpy(split.images[part]).to(device) for part in _parts(count)])
+        images = torch.empty(split.images.shape, dtype=torch.uint8, device=device)  # not twice, as with torch.cat
+        for part in _parts(count):
+            images[part] = torch.from_numpy(split.images[part]).to(device)
         source = source_of(Batch(images, torch.from_numpy(split.labels.astype(np.int64)).to(device)))
     return partial(training_batches, source, policy, batch_size=batch_size, seed=seed, workers=workers)
 

@@ -95,10 +95,11 @@ def pad(images: Tensor, padding: int, fill: float | Sequence[float] | None) -> T
 def crop(images: Tensor, tops: np.ndarray, lefts: np.ndarray, *, height: int, width: int) -> Tensor:
     """A window of `height` x `width` pixels of each image; its first row and column are in `tops` and `lefts` (N,)."""
     count, full_height, full_width, _ = images.shape
-    rows = np.arange(count)[:, None] * full_height + tops[:, None] + np.arange(height)  # (N, height)
-    starts = torch.from_numpy(3 * (rows * full_width + lefts[:, None])).flatten().to(images.device, non_blocking=True)
+    firsts = (np.arange(count) * full_height + tops) * full_width + lefts  # the window's first pixel, of all pixels
+    firsts = torch.from_numpy(3 * firsts).to(images.device, non_blocking=True)
+    starts = firsts[:, None] + 3 * full_width * torch.arange(height, device=images.device)  # (N, height), in bytes
     window_rows = images.flatten().unfold(0, 3 * width, 1)  # (N H W 3 - 3 width + 1, 3 width), one from each byte on
-    return window_rows.index_select(0, starts).view(count, height, width, 3)
+    return window_rows.index_select(0, starts.flatten()).view(count, height, width, 3)
 
 
 def flip(images: Tensor, is_flipped: np.ndarray, axis: int) -> Tensor:

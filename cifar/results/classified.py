@@ -16,7 +16,7 @@ from cifar.data.pictures import find_pictures, read_picture
 from cifar.nn.inference import predict
 from cifar.nn.saved import Model, load_model
 from cifar.results.scores import log_softmax
-from cifar.system.device import pick_device
+from cifar.system.device import pick_device, prepare
 from cifar.system.process import InputError, one_line, printable
 from cifar.system.progress import progress
 
@@ -71,6 +71,7 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
 
 def answers(model: Model, files: list[Path]) -> Iterator[Answer]:
     """What the network says of each file, in their order."""
+    prepare(deterministic=True)
     network = model.network.to(pick_device())
     for start in range(0, len(files), CHUNK):
         chunk = [_read(file, model.image_size) for file in files[start : start + CHUNK]]

@@ -27,9 +27,14 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def processor() -> dict[str, Any]:
+    """The processor's name and instruction sets; empty with a PyTorch that cannot tell (before 2.11)."""
+    return getattr(torch.cpu, "get_capabilities", dict)()
+
+
 def has_amx() -> bool:
     """Does the processor have AMX, Intel's tiles for bfloat16? A virtual machine may hide it."""
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return bool(processor().get("amx_bf16"))
 
 
 def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
@@ -43,7 +48,7 @@ def pick_precision(wanted: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         is_fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = processor()
         is_intel = capabilities.get("cpu_name", "").startswith("Intel")
         is_fast = has_amx() or bool(capabilities.get("avx512_bf16") and not is_intel)
     return torch.bfloat16 if is_fast else torch.float32
@@ -62,7 +67,7 @@ def environment(device: torch.device, precision: torch.dtype, deterministic: boo
         "deterministic": deterministic,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "instructions": [name for name, has in sorted(torch.cpu.get_capabilities().items()) if has is True],
+        "instructions": [name for name, has in sorted(processor().items()) if has is True],
         "overrides": {name: os.environ[name] for name in OVERRIDES if name in os.environ},
     }
     if device.type == "cuda":

@@ -50,6 +50,11 @@ def launch(shards: int) -> None:
             f"PROCESSES is {total}, but must divide shards ({shards}); choose another number or unset PROCESSES, "
             "or raise `shards` in params.yaml, which changes the result"
         )
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        raise InputError(
+            f"PROCESSES is {processes}, but each process needs a GPU of its own, and this machine has "
+            f"{torch.cuda.device_count()}; choose a smaller number or unset PROCESSES"
+        )
     if nodes * processes == 1:
         return
     os.environ |= {"OMP_NUM_THREADS": str(threads), "CIFAR_LAUNCHER": str(os.getpid())}
