@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar.system.device import environment, pick_precision, prepare
+from cifar.system.device import OVERRIDES, environment, pick_precision, prepare
 
 CPU = torch.device("cpu")
 
@@ -38,6 +38,8 @@ def test_a_precision_by_name_is_taken_as_it_is():
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the kernel's own list of flags is the oracle")
 def test_environment_says_what_was_chosen_and_what_decides_bits(monkeypatch):
+    for name in OVERRIDES:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     found = environment(CPU, torch.bfloat16, deterministic=True)
     assert found["precision"] == "bfloat16" and found["deterministic"] is True
