@@ -159,13 +159,15 @@ def test_the_files_named_where_to_add_hold_what_they_are_said_to_hold():
 
 def test_readmes_table_of_recipes_equals_the_recipes():
     table = rows(README, "## Recipes")[1:]
-    assert sorted(row[0] for row in table) == sorted(set(RECIPES) - {"demo", "fast", "best"})
-    for name, _, parameters, epochs, *_ in table:
+    names = [re.sub(r"\[`?([\w-]+)`?\]\(.*\)", r"\1", row[0]) for row in table]
+    assert sorted(names) == sorted(set(RECIPES) - {"demo", "fast", "best"})
+    for name, (_, _, parameters, epochs, images, *_) in zip(names, table, strict=True):
         recipe = check_params(read_yaml(ROOT / f"recipes/{name}.yaml"), name)
         with torch.device("meta"):  # shapes only, no numbers
             network = build_network(recipe.model, CIFAR, seed=0)
         count = sum(weights.numel() for weights in network.parameters())
-        assert (f"{count:,}", str(recipe.epochs)) == (parameters, epochs), name
+        stated = f"{count:,}", str(recipe.epochs), f"{50_000 - recipe.val_size:,}"
+        assert stated == (parameters, epochs, images), name
 
 
 def test_readmes_table_of_results_has_the_epochs_of_the_params():
