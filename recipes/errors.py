@@ -59,11 +59,12 @@ def concentration(counts: pd.DataFrame) -> str:
     if len(first) == len(found):
         return text
     share = percent(sum(pair.mistakes for pair in first) / wrong, 0)
-    return f"{text} This is {share} of the {wrong:,} mistakes, on {len(first)} of {possible} pairs."
+    these = f"These {len(first)} of {possible} pairs have" if len(first) > 1 else f"This pair, one of {possible}, has"
+    return f"{text} {these} {share} of the {wrong:,} mistakes."
 
 
 def one_sided(counts: pd.DataFrame) -> str:
-    """The pairs of which one class is taken for the other more often than chance explains, the most frequent first.
+    """The pairs of which one class is taken for the other significantly more often, the most frequent first.
 
     A two-sided binomial test for each pair, by Bonferroni's bound over all pairs: if all directions were equally
     likely, a pair would be named with a probability of at most `CHANCE`.
@@ -82,7 +83,7 @@ def one_sided(counts: pd.DataFrame) -> str:
     who = {0: "No pair of classes is", 1: "One pair of classes is"}.get(
         len(named), f"{len(named)} pairs of classes are"
     )
-    text = f"{who} confused in one direction more often than chance explains"
+    text = f"{who} significantly more often confused in one direction"
     most = ", most often these:" if len(named) > NAMED_PAIRS else ":"
     return f"{text}{most} {'; '.join(named[:NAMED_PAIRS])}." if named else f"{text}."
 
@@ -105,15 +106,15 @@ def kinds(counts: pd.DataFrame) -> str:
         ("two vehicles", within["vehicles"]),
         ("an animal and a vehicle", across),
     )
-    named = [f"between {which}: {count:,} ({percent(count / wrong, 0)})" for which, count in groups]
+    named = [f"{count:,} ({percent(count / wrong, 0)}) are between {which}" for which, count in groups]
     return (
-        f"Mistakes {'; '.join(named)}. If all pairs of classes were confused equally often, these shares would be "
+        f"Of the mistakes, {listed(named)}. If all pairs of classes were confused equally often, these shares would be "
         f"{listed(even)}."
     )
 
 
 def leanings(counts: pd.DataFrame) -> str:
-    """The classes that are predicted more or less often than they occur, where chance does not explain it.
+    """The classes that are predicted significantly more or less often than they occur.
 
     As in `one_sided`, of the mistakes that take another class for this one, and this one for another.
     """
@@ -124,17 +125,18 @@ def leanings(counts: pd.DataFrame) -> str:
         )
         wrong = occurs + predicted - 2 * right
         if wrong and binomtest(predicted - right, wrong).pvalue < CHANCE / len(counts):
-            (often if predicted > occurs else seldom).append((name, f"({times(predicted)} for {occurs:,} images)"))
+            figures = f"(wrongly predicted {times(predicted - right)}, missed {times(occurs - right)})"
+            (often if predicted > occurs else seldom).append((name, figures))
     named = [
         f"{name} too {how} {figures}"
         for how, found in (("often", often), ("seldom", seldom))
         for name, figures in found
     ]
     if len(named) > NAMED_CLASSES:
-        return f"The network predicts {len(named)} classes too often or too seldom by more than chance explains."
+        return f"The network predicts {len(named)} classes significantly too often or too seldom."
     if not named:
-        return "The network predicts no class too often or too seldom by more than chance explains."
-    return f"The network predicts {listed(named)}, by more than chance explains."
+        return "The network predicts no class significantly too often or too seldom."
+    return f"By a significant difference, the network predicts {listed(named)}."
 
 
 def precision(counts: pd.DataFrame) -> str:

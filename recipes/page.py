@@ -31,6 +31,7 @@ NETWORKS = {"resnet18": "ResNet18", "custom_resnet": "The custom ResNet", "airne
 NORMS = {"batch": "batch norm", "layer": "layer norm", "group": "group norm"}
 # What the page shows of params.yaml, in this order.
 SETTINGS = {
+    "model": "network",
     "augment": "augmentation",
     "batch_size": "batch size",
     "loss": "loss",
@@ -119,7 +120,7 @@ def head(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     rows = [
         ("test accuracy", "accuracy", words.percent(scores["accuracy"])),
         ("test accuracy with test-time augmentation", "tta_accuracy", shown(scores.get("tta_accuracy"))),
-        ("accuracy on the training images", "train_accuracy", words.percent(train["train_accuracy"])),
+        (f"accuracy on {training_images(data)}", "train_accuracy", words.percent(train["train_accuracy"])),
         ("wrong test images", "wrong", f"{scores['wrong']:,}" if "wrong" in stated else ""),
         ("training images", "train_images", f"{train['train_images']:,}"),
         ("epochs", "epochs", str(epochs)),
@@ -130,7 +131,10 @@ def head(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str) -> str:
-    """What the source asks for and states, and whether one run can tell the two accuracies apart; empty without one."""
+    """What the source asks for and states, and how far this run is from it; empty without a source.
+
+    One run does not tell how much of the difference comes from its seed. The interval is for other test images.
+    """
     reached, sentences = scores[name], []
     if "target" in stated:
         does = "reaches" if reached >= stated["target"] else "does not reach"
@@ -138,18 +142,26 @@ def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str)
     if name not in stated:
         return " ".join(sentences)
     mean = f", the mean of {stated['runs']} runs" if "runs" in stated else ""
-    sentences += [f"{'It' if sentences else 'The source'} states {words.percent(stated[name])}{mean}."]
+    sentences += [f"The source {'also ' * bool(sentences)}states {words.percent(stated[name])}{mean}."]
     points = round(100 * (reached - stated[name]), 2)
     low, high = accuracy_interval(round(reached * scores["images"]), scores["images"])
-    interval = f"its 95\u00a0% interval, {words.percent(low)} to {words.percent(high)},"
+    interval = f"95\u00a0% interval for other test images, {words.percent(low)} to {words.percent(high)},"
     if not points:
         return " ".join([*sentences, "This run has the same accuracy."])
     this = f"This run is {abs(points):.2f} points {'higher' if points > 0 else 'lower'}"
     if low <= stated[name] <= high:
-        end = f"but {interval} includes the stated accuracy: one run cannot tell the two apart"
+        end = f"{this}, which may be chance: its {interval} includes the stated accuracy."
     else:
-        end = f"and {interval} does not include the stated accuracy"
-    return " ".join([*sentences, f"{this}, {end}."])
+        end = (
+            f"{this}. Its {interval} does not include the stated accuracy. How much another seed changes is not known."
+        )
+    return " ".join([*sentences, end])
+
+
+def training_images(data: Data) -> str:
+    """The images of which `train_accuracy` is."""
+    is_augmented = data.params["train_scores"] != "eval" and data.params["augment"]
+    return "augmented training images" if is_augmented else "the training images"
 
 
 def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,12 +182,24 @@ def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     columns += [f"{data.followed} loss", f"{data.followed} accuracy"]
     return {
         "settings": [*((label, text) for label, text in rows if text), ("seed", str(params["seed"]))],
-        "training_words": f"{words.training(data.files['train'], params)} {progress(history, data.followed)}",
+        "training_words": " ".join(
+            filter(
+                None, [words.training(data.files["train"], params), rounding(data), progress(history, data.followed)]
+            )
+        ),
         "range_words": words.range_test(data.files["lr_find"], data.files["train"]),
         "followed": data.followed,
         "log_head": [*columns, "the source's test accuracy"] if of_source else columns,
         "log": log,
     }
+
+
+def rounding(data: Data) -> str:
+    """Why the test accuracy of the last epoch may differ from that of `evaluate`; empty where it does not."""
+    in_training, after = data.files["train"]["val_accuracy"], data.files["evaluate"]["accuracy"]
+    if data.has_validation or in_training == after or data.files["model"]["environment"]["precision"] != "bfloat16":
+        return ""
+    return f"The last figure is computed in bfloat16, the {words.percent(after)} above in float32."
 
 
 def progress(history: pd.DataFrame, followed: str) -> str:
@@ -204,7 +228,8 @@ def test_images(data: Data) -> dict[str, Any]:
     rows = []
     for name, accuracy in zip(by_class["class"], by_class["accuracy"], strict=True):
         wrong = counts.loc[name].drop(name)
-        taken = f"{wrong.idxmax()} ({wrong.max():,})" if wrong.max() else ""
+        most = list(wrong.index[wrong == wrong.max()])
+        taken = f"{words.listed(most)} ({wrong.max():,}{' each' * (len(most) > 1)})" if wrong.max() else ""
         rows.append((name, f"{counts.loc[name].sum():,}", words.percent(accuracy, 1), taken))
     top = []
     if "top5_accuracy" in scores:  # with more than five classes
@@ -295,7 +320,7 @@ def run_facts(run: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str
         low, high = run["images_per_second"]
         minutes = f"{run['minutes']:,.{0 if run['minutes'] >= 10 else 1}f}"
         rows += [("minutes of training, with validation", minutes)]
-        rows += [("images a second, by epoch", f"{low:,} to {high:,}")]
+        rows += [("images a second, with validation, by epoch", f"{low:,} to {high:,}")]
     rows += [("SHA-256 of the weights", card["sha256"])]
     return [(name, value) for name, value in rows if value]
 

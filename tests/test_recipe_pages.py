@@ -79,7 +79,7 @@ def test_the_page_shows_the_runs_own_figures(project, made):
     assert f"classifies {50 - wrong} of 50 test images correctly" in text
     assert f"{metrics['train']['parameters']:,} parameters" in text
     assert "| minutes of training, with validation | 1.5 |" in text
-    assert "| images a second, by epoch | 100 to 200 |" in text
+    assert "| images a second, with validation, by epoch | 100 to 200 |" in text
     assert json.loads((folder / "models/model.json").read_text())["sha256"] in text
     assert f"| commit | {project.git('rev-parse', 'HEAD')[:7]} |" in text
     assert "| machine | [B](../benchmarks/README.md#machines) |" in text
@@ -165,19 +165,19 @@ def test_the_pairs_confused_most_are_named_with_both_directions_together():
         ["a", "b", "c", "d"], {("a", "b"): 3, ("b", "a"): 4, ("c", "a"): 2, ("d", "c"): 1, ("b", "d"): 6}
     )
     assert errors.concentration(counts) == (
-        "The pairs confused most are a and b (7), b and d (6) and a and c (2). This is 94\u00a0% of the 16 mistakes, "
-        "on 3 of 6 pairs."
+        "The pairs confused most are a and b (7), b and d (6) and a and c (2). These 3 of 6 pairs have 94\u00a0% "
+        "of the 16 mistakes."
     )
 
 
 def test_a_direction_is_named_only_if_chance_does_not_explain_it():
     # of 3 pairs, so a p-value below 0.05 / 3: 2 * (1 + 10) / 2**10 = 0.0215 for 9 of 10, 2 / 2**10 = 0.002 for 10 of 10
     nine = counts_of(["a", "b", "c"], {("a", "b"): 9, ("b", "a"): 1})
-    assert errors.one_sided(nine) == "No pair of classes is confused in one direction more often than chance explains."
+    assert errors.one_sided(nine) == "No pair of classes is significantly more often confused in one direction."
     ten = counts_of(["a", "b", "c"], {("b", "a"): 10, ("a", "c"): 5, ("c", "a"): 5})
     assert errors.one_sided(ten) == (
-        "One pair of classes is confused in one direction more often than chance explains: b is taken for a 10 times, "
-        "and the reverse never happens."
+        "One pair of classes is significantly more often confused in one direction: b is taken for a 10 times, and the "
+        "reverse never happens."
     )
 
 
@@ -186,8 +186,9 @@ def test_animals_and_vehicles_are_told_apart_only_in_cifar10():
         CIFAR10, {("cat", "dog"): 5, ("truck", "ship"): 2, ("ship", "airplane"): 1, ("bird", "airplane"): 2}
     )
     assert errors.kinds(counts).replace("\u00a0", " ") == (
-        "Mistakes between two animals: 5 (50 %); between two vehicles: 3 (30 %); between an animal and a vehicle: 2 "
-        "(20 %). If all pairs of classes were confused equally often, these shares would be 33 %, 13 % and 53 %."
+        "Of the mistakes, 5 (50 %) are between two animals, 3 (30 %) are between two vehicles and 2 (20 %) are between "
+        "an animal and a vehicle. If all pairs of classes were confused equally often, these shares would be 33 %, "
+        "13 % and 53 %."
     )
     assert errors.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
 
@@ -197,16 +198,14 @@ def test_a_class_is_predicted_too_often_or_too_seldom_only_if_chance_does_not_ex
     counts = counts_of(["a", "b", "c"], {("a", "b"): 6, ("c", "b"): 4, ("b", "c"): 1})
     assert (
         errors.leanings(counts)
-        == "The network predicts b too often (110 times for 101 images), by more than chance explains."
+        == "By a significant difference, the network predicts b too often (wrongly predicted 10 times, missed once)."
     )
     assert (
         errors.leanings(counts.T)
-        == "The network predicts b too seldom (101 times for 110 images), by more than chance explains."
+        == "By a significant difference, the network predicts b too seldom (wrongly predicted once, missed 10 times)."
     )
     fewer = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})
-    assert errors.leanings(fewer) == (
-        "The network predicts no class too often or too seldom by more than chance explains."
-    )
+    assert errors.leanings(fewer) == ("The network predicts no class significantly too often or too seldom.")
 
 
 def test_the_classes_whose_predictions_are_least_often_right():
@@ -234,13 +233,14 @@ INTERVAL = "88.71 % to 89.92 %"  # Wilson's, of 8,933 of 10,000
 VERDICTS = {
     "within": (
         {"accuracy": 0.8922},
-        f"The source states 89.22 %. This run is 0.11 points higher, but its 95 % interval, {INTERVAL}, includes "
-        "the stated accuracy: one run cannot tell the two apart.",
+        "The source states 89.22 %. This run is 0.11 points higher, which may be chance: its 95 % interval for other "
+        f"test images, {INTERVAL}, includes the stated accuracy.",
     ),
     "below": (
         {"accuracy": 0.9003, "target": 0.9},
-        "The source asks for at least 90 %, which this run does not reach. It states 90.03 %. This run is 0.70 points "
-        f"lower, and its 95 % interval, {INTERVAL}, does not include the stated accuracy.",
+        "The source asks for at least 90 %, which this run does not reach. The source also states 90.03 %. This run is "
+        f"0.70 points lower. Its 95 % interval for other test images, {INTERVAL}, does not include the stated "
+        "accuracy. How much another seed changes is not known.",
     ),
     "only a target": ({"target": 0.85}, "The source asks for at least 85 %, which this run reaches."),
     "nothing": ({}, ""),

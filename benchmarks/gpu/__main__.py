@@ -102,6 +102,7 @@ def work(plan: list[Step], journal: Journal, lab: Lab, until: float) -> None:
             journal.record(each.step.name, "stopped", **each.told)
         for each in active:
             each.work.close()
+        for each in active:
             keep_files(each.step.name, journal, lab)
 
 

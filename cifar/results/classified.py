@@ -44,6 +44,7 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
     `heatmap`. Raises InputError if there is no model, if `heatmap` cannot be written, or, in the end, if a picture
     could not be read.
     """
+    prepare(deterministic=True)
     model = _load(folder)
     if heatmap:
         _check_writable(heatmap)
@@ -71,7 +72,6 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
 
 def answers(model: Model, files: list[Path]) -> Iterator[Answer]:
     """What the network says of each file, in their order."""
-    prepare(deterministic=True)
     network = model.network.to(pick_device())
     for start in range(0, len(files), CHUNK):
         chunk = [_read(file, model.image_size) for file in files[start : start + CHUNK]]

@@ -126,11 +126,11 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
 
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
-    also, held_out = ("", "validation") if params["val_size"] else (", as val_size is 0,", "test")
+    held_out = "validation" if params["val_size"] else "test"
     batches = "augmented batches" if params["augment"] else "batches"
     measured = "" if params["train_scores"] == "eval" else f" (measured on the {batches} during the epoch)"
     return (
         f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights kept are those of "
-        f"epoch {train['epoch']} of {params['epochs']}. The accuracy is {percent(train['train_accuracy'])} on training "
-        f"images{measured} and{also} {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out} images."
+        f"epoch {train['epoch']} of {params['epochs']}. Their accuracy is {percent(train['train_accuracy'])} on "
+        f"training images{measured} and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out} images."
     )
