@@ -297,3 +297,17 @@ def test_what_the_run_changed_is_not_said_to_have_changed_since():
     assert "`seed` and `model.name` changed in this file" in page.recipe_words(path, data, today)
     data.files["run"]["changes"] = ["~model", "+model={name:airnet}"]
     assert "Since this run, `seed` changed in this file" in page.recipe_words(path, data, today)
+
+
+def test_classes_that_are_taken_for_equally_often_are_all_named():
+    rows_of = {name: cells for name, *cells in page.test_images(page.load(ROOT / "docs/data/eva4-s11"))["classes"]}
+    assert rows_of["airplane"][-1] == "bird and ship (17 each)"  # of the matrix: 3, 17, 3, 1, 0, 1, 1, 17, 3
+    assert rows_of["cat"][-1] == "dog (54)"
+
+
+def test_the_page_says_why_the_accuracy_of_the_last_epoch_differs_and_only_where_it_does():
+    data = page.load(ROOT / "docs/data/eva4-s11")
+    said = page.rounding(data).replace("\u00a0", " ")
+    assert said == "The last figure is computed in bfloat16, the 93.54 % above in float32."
+    data.files["train"]["val_accuracy"] = data.files["evaluate"]["accuracy"]
+    assert page.rounding(data) == ""
