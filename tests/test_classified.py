@@ -100,6 +100,12 @@ def test_a_folder_is_all_pictures_in_it_a_line_each(model, folder, monkeypatch, 
     assert len({line.index("%") for line in lines}) == 1  # aligned
 
 
+def test_a_gpu_would_classify_in_float32_not_in_tf32(folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)  # PyTorch's default
+    assert call(monkeypatch, "photos") == 0
+    assert torch.backends.cudnn.allow_tf32 is False
+
+
 def test_what_cannot_be_read_is_a_line_and_the_others_follow(folder, monkeypatch, capsys):
     (folder / "photos/note.txt").write_text("no picture")
     (folder / "photos/half.png").write_bytes((folder / "photos/a.png").read_bytes()[:600])
