@@ -176,10 +176,14 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
+def two_nodes() -> dict[str, object]:
+    """The environment of two "machines", both of them this one."""
+    return {"NODES": 2, "RENDEZVOUS": f"127.0.0.1:{free_port()}", "PROCESSES": 1, "GLOO_SOCKET_IFNAME": "lo"}
+
+
 def start_nodes(project: Project, tmp_path: Path, **second: str) -> list[tuple[psutil.Popen, Path]]:
-    """The training on two "machines", both of them this one; `second` is set on the second of them."""
-    nodes = {"NODES": 2, "RENDEZVOUS": f"127.0.0.1:{free_port()}", "PROCESSES": 1, "GLOO_SOCKET_IFNAME": "lo"}
-    started = []
+    """The training on two machines; `second` is set on the second of them."""
+    nodes, started = two_nodes(), []
     for node, variables in enumerate([{}, second]):
         said = tmp_path / f"said-{node}"
         started.append((start(with_variables(project, NODE=node, **nodes | variables), said), said))
@@ -191,6 +195,36 @@ def test_two_machines_give_the_same_bytes(project, alone, tmp_path):
     assert (first.wait(), second.wait()) == (0, 0), said.read_text() + silent.read_text()
     assert written(project, "train").items() <= alone.items()
     assert "written: " in said.read_text() and silent.read_text() == ""
+
+
+# A launcher that rests for a second, on the second machine, between saying that it is done and asking whether all are.
+SLOW_TO_LEAVE = """
+import os, time
+from torch.distributed.elastic.utils import store
+from cifar.system.launch import launch
+arrive = store._barrier_nonblocking
+def arrive_and_rest(*arguments, **options):
+    key = arrive(*arguments, **options)
+    time.sleep(int(os.environ["NODE"]))
+    return key
+store._barrier_nonblocking = arrive_and_rest
+launch(4)
+"""
+
+
+def test_a_machine_slow_to_leave_says_nothing(project, tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW_TO_LEAVE)
+    nodes = two_nodes()
+    both = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "slow.py"],
+            cwd=ROOT,
+            env=with_variables(project, NODE=node, PYTHONPATH=ROOT, **nodes).environment,
+            stderr=subprocess.PIPE,
+        )
+        for node in range(2)
+    ]
+    assert [(machine.communicate()[1], machine.returncode) for machine in both] == [(b"", 0)] * 2
 
 
 def test_machines_with_different_environments_are_refused(project, tmp_path):

@@ -8,13 +8,16 @@ import platform
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from cifar.system.process import LOST, REPRO, InputError, is_one_of_several
+from cifar.system.process import LOST, REPRO, InputError, Stopped, is_one_of_several
 from cifar.system.processes import join
 from cifar.system.stuck import ending_stuck
 
@@ -116,7 +119,7 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
     )  # fmt: skip
     rest = REST if nodes == 1 else NODES_REST
     try:
-        with ending_stuck(rest) as is_stuck:
+        with _leaving_last(node, nodes), ending_stuck(rest) as is_stuck:
             elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
         if is_stuck.is_set():
@@ -124,6 +127,34 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
         _fail([*error.failures.values()], processes, logs)
     except (dist.DistError, RuntimeError) as error:  # from the rendezvous
         raise InputError(f"the processes did not find each other ({error}); check NODES, NODE and RENDEZVOUS") from None
+
+
+@contextmanager
+def _leaving_last(node: int, nodes: int) -> Iterator[None]:
+    """Keep the machine NODE=0 until the others have left, at most SHUTDOWN seconds.
+
+    Its launcher holds the store over which all launchers meet. torch lets it end while another one still asks the
+    store whether all are done, and that one would then print a traceback after a training that went well.
+    """
+    if nodes == 1:
+        yield
+        return
+    address, _, port = _meeting_point(node, nodes).rpartition(":")
+    timeout = timedelta(seconds=NODES_WAIT)
+    # On NODE=0 the launcher's own store is a second one on the same server, which lives as long as either of them.
+    store = dist.TCPStore(address, int(port), None, node == 0, timeout, wait_for_workers=False, multi_tenant=True)
+    patience = timedelta(seconds=SHUTDOWN)
+    try:
+        yield
+    except Stopped:
+        patience = timedelta(milliseconds=1)  # the launcher has used its time to clean up
+        raise
+    finally:
+        with suppress(dist.DistError):  # another machine, or the connection to it, is lost
+            if node:
+                store.set(f"left {node}", "")
+            else:
+                store.wait([f"left {other}" for other in range(1, nodes)], patience)
 
 
 def _meeting_point(node: int, nodes: int) -> str:
