@@ -32,7 +32,8 @@ def build_average(network: nn.Module, spec: AverageSpec, steps: int) -> Average 
     decay_after = _decay(spec, steps)
 
     def follow(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor) -> None:
-        get_ema_multi_avg_fn(decay_after(int(updates)))(averages, values, updates)
+        # The model's own count is on the CPU; to read `updates`, its copy on the device, would be to wait for a GPU.
+        get_ema_multi_avg_fn(decay_after(int(model.n_averaged)))(averages, values, updates)
 
     model = AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
     return Average(model=model, every=spec.every, leads=isinstance(spec, Lookahead))
