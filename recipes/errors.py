@@ -15,7 +15,8 @@ KINDS = {
 }
 NAMED_PAIRS = 3
 NAMED_CLASSES = 3
-CHANCE = 0.05  # the chance of one false alarm among all pairs of classes
+CHANCE = 0.05  # the chance of one false alarm among all pairs of classes, or among all classes
+SIGNIFICANT = "Significance is by binomial tests at 5\u00a0%, corrected for the number of pairs or of classes."
 
 
 class Pair(NamedTuple):
@@ -125,10 +126,11 @@ def leanings(counts: pd.DataFrame) -> str:
         )
         wrong = occurs + predicted - 2 * right
         if wrong and binomtest(predicted - right, wrong).pvalue < CHANCE / len(counts):
-            figures = f"(wrongly predicted {times(predicted - right)}, missed {times(occurs - right)})"
+            others = images(predicted - right, "other image")
+            figures = f"{others} taken for it, {occurs - right:,} of its own for other classes"
             (often if predicted > occurs else seldom).append((name, figures))
     named = [
-        f"{name} too {how} {figures}"
+        f"The class {name} is predicted significantly too {how}: {figures}."
         for how, found in (("often", often), ("seldom", seldom))
         for name, figures in found
     ]
@@ -136,7 +138,7 @@ def leanings(counts: pd.DataFrame) -> str:
         return f"The network predicts {len(named)} classes significantly too often or too seldom."
     if not named:
         return "The network predicts no class significantly too often or too seldom."
-    return f"By a significant difference, the network predicts {listed(named)}."
+    return " ".join(named)
 
 
 def precision(counts: pd.DataFrame) -> str:
@@ -161,6 +163,10 @@ def sureness(mistakes: pd.DataFrame) -> str:
     )
 
 
+def images(count: int, word: str) -> str:
+    return f"{count:,} {word}{' is' if count == 1 else 's are'}"
+
+
 def times(count: int) -> str:
     return {1: "once", 2: "twice"}.get(int(count), f"{count:,} times")
 
@@ -171,7 +177,7 @@ def paragraphs(counts: pd.DataFrame, mistakes: pd.DataFrame) -> list[str]:
         return ["The network makes no mistake on the test images."]
     groups = (
         [concentration(counts), kinds(counts)],
-        [one_sided(counts), leanings(counts), precision(counts)],
-        [sureness(mistakes)],
+        [one_sided(counts), leanings(counts), SIGNIFICANT],
+        [precision(counts), sureness(mistakes)],
     )
     return [" ".join(filter(None, group)) for group in groups]

@@ -18,7 +18,6 @@ from cifar.config.params import read_yaml
 from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
 from cifar.results.heatmaps import METHODS, shown_mistakes
-from cifar.results.scores import accuracy_interval
 from cifar.system.device import differences
 from cifar.system.files import read_json, write_text
 from cifar.system.process import InputError
@@ -133,7 +132,7 @@ def head(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
 def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str) -> str:
     """What the source asks for and states, and how far this run is from it; empty without a source.
 
-    One run does not tell how much of the difference comes from its seed. The interval is for other test images.
+    Both accuracies are on the same test images, so an interval for other test images would not tell what is chance.
     """
     reached, sentences = scores[name], []
     if "target" in stated:
@@ -144,18 +143,10 @@ def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str)
     mean = f", the mean of {stated['runs']} runs" if "runs" in stated else ""
     sentences += [f"The source {'also ' * bool(sentences)}states {words.percent(stated[name])}{mean}."]
     points = round(100 * (reached - stated[name]), 2)
-    low, high = accuracy_interval(round(reached * scores["images"]), scores["images"])
-    interval = f"95\u00a0% interval for other test images, {words.percent(low)} to {words.percent(high)},"
     if not points:
         return " ".join([*sentences, "This run has the same accuracy."])
     this = f"This run is {abs(points):.2f} points {'higher' if points > 0 else 'lower'}"
-    if low <= stated[name] <= high:
-        end = f"{this}, which may be chance: its {interval} includes the stated accuracy."
-    else:
-        end = (
-            f"{this}. Its {interval} does not include the stated accuracy. How much another seed changes is not known."
-        )
-    return " ".join([*sentences, end])
+    return " ".join([*sentences, f"{this}; how much of that is chance, one run cannot show."])
 
 
 def training_images(data: Data) -> str:
@@ -168,6 +159,7 @@ def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, the course of the training and its log, next to the source's."""
     params, history = data.params, data.tables["history"]
     rows = [(label, describe(params[key])) for key, label in SETTINGS.items()]
+    rows += [("highest learning rate", f"{data.files['train']['lr_max']:.3g}"), ("seed", str(params["seed"]))]
     log, of_source = [], source.get("log", [])
     for number in range(max(len(history), len(of_source))):
         row = history.iloc[number] if number < len(history) else None
@@ -181,7 +173,7 @@ def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
     columns = ["epoch", "learning rate at its end", "training loss", "training accuracy"]
     columns += [f"{data.followed} loss", f"{data.followed} accuracy"]
     return {
-        "settings": [*((label, text) for label, text in rows if text), ("seed", str(params["seed"]))],
+        "settings": [(label, text) for label, text in rows if text],
         "training_words": " ".join(
             filter(
                 None, [words.training(data.files["train"], params), rounding(data), progress(history, data.followed)]
@@ -199,7 +191,7 @@ def rounding(data: Data) -> str:
     in_training, after = data.files["train"]["val_accuracy"], data.files["evaluate"]["accuracy"]
     if data.has_validation or in_training == after or data.files["model"]["environment"]["precision"] != "bfloat16":
         return ""
-    return f"The last figure is computed in bfloat16, the {words.percent(after)} above in float32."
+    return f"This test accuracy is computed in bfloat16; in float32 it is {words.percent(after)}."
 
 
 def progress(history: pd.DataFrame, followed: str) -> str:
@@ -367,7 +359,9 @@ def describe(value: Any) -> str:
     if value["name"] == "none":
         return ""
     plain = {key.replace("_", " "): each for key, each in value.items() if key != "name"}
-    kept = {key: each for key, each in plain.items() if each is not False and not isinstance(each, Mapping)}
+    kept = {
+        key: each for key, each in plain.items() if not (each is False or each == "same" or isinstance(each, Mapping))
+    }
     told = ", ".join(key if each is True else f"{key} {each}" for key, each in kept.items())
     return f"{value['name']}: {told}" if told else value["name"]
 

@@ -231,5 +231,5 @@ def test_means_and_deviations_are_those_of_the_runs():
 
 
 def test_the_run_in_dvc_lock_has_the_accuracy_of_its_metrics():
-    (row,) = [row for row in rows(RESULTS, "## The main runs") if row[0] == "default, run 7: dvc.lock's"]
+    (row,) = [row for row in rows(RESULTS, "## The main runs") if row[0] == "default, run 7 below, in dvc.lock"]
     assert float(row[6]) == json.loads((ROOT / "metrics/evaluate.json").read_text())["accuracy"]

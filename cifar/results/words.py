@@ -118,9 +118,10 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
     """What the range test suggests, and what the training used."""
     rates = [f"{name} {suggestion[name]:.3g}" for name in ("lr_max", "lr_min") if name in suggestion]
     found = f"it suggests {listed(rates)}" if rates else "it suggests none, because the loss never fell"
+    used = [f"{name} {train[name]:.3g}" for name in ("lr_max", "lr_min")]
     return (
         f"The range test raised the learning rate over {suggestion['steps']} steps; {found}. "
-        f"Training used lr_max {train['lr_max']:.3g} and lr_min {train['lr_min']:.3g}."
+        f"Training used {'these rates' if used == rates else listed(used)}."
     )
 
 
@@ -128,9 +129,10 @@ def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
     held_out = "validation" if params["val_size"] else "test"
     batches = "augmented batches" if params["augment"] else "batches"
+    kept = " whose weights are kept," if train["epoch"] < params["epochs"] else ""
     measured = "" if params["train_scores"] == "eval" else f" (measured on the {batches} during the epoch)"
     return (
-        f"{train['train_images']:,} images in batches of {params['batch_size']:,}; the weights kept are those of "
-        f"epoch {train['epoch']} of {params['epochs']}. Their accuracy is {percent(train['train_accuracy'])} on "
-        f"training images{measured} and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out} images."
+        f"{train['train_images']:,} images in batches of {params['batch_size']:,}. After epoch {train['epoch']} of "
+        f"{params['epochs']},{kept} the accuracy is {percent(train['train_accuracy'])} on the training "
+        f"images{measured} and {percent(train['val_accuracy'])} on {train['val_images']:,} {held_out} images."
     )
