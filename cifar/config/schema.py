@@ -228,7 +228,7 @@ class RangeTest(Section):
     lr_start: Positive
     lr_end: Positive
     steps: Annotated[int, Field(ge=10, le=1_000_000)]
-    smoothing: Annotated[float, Field(gt=0, le=1)]
+    smoothing: Annotated[float, Field(ge=1e-6, le=1)]
     stop_factor: Annotated[float, Field(gt=1, le=1e6)]
 
     @model_validator(mode="after")
