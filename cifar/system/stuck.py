@@ -14,9 +14,9 @@ WORK = 0.005  # of a processor's time; a process that only waits for others uses
 def ending_stuck(limit: float) -> Iterator[threading.Event]:
     """While the block runs, kill the processes that this one has started if none of them works for `limit` seconds.
 
-    The event tells whether this has happened. A process works if it uses the processor or waits for a disk, but one
-    that waits for another process does neither. So if one of them is suspended or hangs, all come to rest; and as long
-    as one works, however slowly, the others may wait.
+    The event tells whether this has happened. A process works if it uses the processor, or waits for it or for a disk,
+    but one that waits for another process does neither. So if one of them is suspended or hangs, all come to rest; and
+    as long as one works, however slowly, the others may wait.
     """
     is_over, is_stuck = threading.Event(), threading.Event()
     watcher = threading.Thread(target=_watch, args=(limit, is_over, is_stuck), daemon=True)
@@ -39,7 +39,7 @@ def _watch(limit: float, is_over: threading.Event, is_stuck: threading.Event) ->
                 times = process.cpu_times()
                 used[process.pid] = times.user + times.system
                 works |= used[process.pid] - before.get(process.pid, 0.0) >= WORK * limit
-                works |= process.status() == psutil.STATUS_DISK_SLEEP
+                works |= process.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
         if works or used.keys() != before.keys():
             before, rests = used, 0
             continue
