@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from cifar.config.fingerprint import refuse_other_inputs
 from cifar.config.params import load_params
 from cifar.data.duplicates import load_unique
 from cifar.data.splits import load_classes, load_split
@@ -37,6 +38,7 @@ def main() -> None:
     images, labels = load_split("test")
     check_fits(model, load_classes(), images.shape[1])
     is_unique = load_unique(len(labels))
+    refuse_other_inputs("evaluate", params.values())
     logits_of = partial(predict, model.network.to(pick_device()), images, model.statistics)
     logits, augmented = logits_of(), None
     if params.test_time_augmentation != "none":  # only reported: the predictions are those of the images as they are

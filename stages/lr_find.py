@@ -11,6 +11,7 @@ start_stage(__name__)
 import sys
 from itertools import count
 
+from cifar.config.fingerprint import refuse_other_inputs
 from cifar.config.params import load_params
 from cifar.config.schema import NoAverage, NoFilter
 from cifar.data.batches import feed
@@ -38,6 +39,7 @@ def main() -> None:
     train = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
     check_shards(params.shards, len(train.labels), params.batch_size)
     statistics = load_statistics()
+    refuse_other_inputs("lr_find", params.values())
     size = train.images.shape[1]
     policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean, size)
 

@@ -22,7 +22,7 @@ from cifar.system.files import write_json, write_text
 from cifar.system.launch import launch
 from cifar.system.process import run
 from cifar.system.processes import leave_to_first
-from cifar.training.checkpoint import Checkpoints, carries_on, fingerprint
+from cifar.training.checkpoint import open_checkpoints
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit
 from cifar.training.lr_sweep import choose_rates
@@ -54,7 +54,7 @@ def main() -> None:
     schedule = partial(plan, params.schedule, (params.epochs, epoch_steps), momentum=params.optimizer.momentum, **rates)
 
     machine = environment(trainer.device, trainer.precision, params.deterministic)
-    checkpoints = Checkpoints(f"train-{fingerprint('train', params.values())}", machine, carries_on())
+    checkpoints = open_checkpoints("train", params.values(), machine)
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
     loop = LoopSpec(
         train=train, val=val, batches=batches, schedule=schedule, train_scores=params.train_scores, select=params.select

@@ -13,8 +13,9 @@ import pytest
 import torch
 from specs import AIRNET, GREY, trainer_spec
 
+from cifar.config.fingerprint import fingerprint
 from cifar.system.process import InputError
-from cifar.training.checkpoint import Checkpoints, carries_on, fingerprint
+from cifar.training.checkpoint import Checkpoints, carries_on
 from cifar.training.loop import resume
 from cifar.training.trainer import build_trainer
 
@@ -205,6 +206,19 @@ def test_configurations_broken_off_long_ago_are_forgotten(root):
     assert held.load() is not None
 
 
+def test_trainings_in_use_do_not_count_among_those_that_are_kept(root):
+    held = []
+    for age, name in enumerate("edcb"):
+        checkpoints = Checkpoints(name, {})
+        checkpoints.save(1, state_of(1))
+        os.utime(checkpoints.folder, (1e9 + age, 1e9 + age))
+        held += [checkpoints] if name < "e" else []  # the newest three are in use, the oldest is stopped
+        del checkpoints
+    held += [Checkpoints("f", {})]
+    Checkpoints("a", {})
+    assert sorted(path.name[0] for path in (root / ".checkpoints").iterdir()) == ["a", "b", "c", "d", "e", "f"]
+
+
 def test_a_run_waits_for_one_that_is_about_to_end():
     context = multiprocessing.get_context("fork")
     holding, done = context.Event(), context.Event()
@@ -248,7 +262,7 @@ def test_another_environments_epochs_are_named_and_not_taken(root, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
+def test_with_carry_on_they_are_taken_and_told_which_ran_where(root, capsys):
     Checkpoints("train-2", THERE).save(9, state_of(9))  # another training
     there = Checkpoints("train-1", THERE)
     for epoch in (1, 2):
@@ -259,8 +273,12 @@ def test_with_carry_on_they_are_taken_and_told_which_ran_where(root):
     for epoch in (3, 4):
         here.save(epoch, state_of(epoch))
     del here
+    assert capsys.readouterr().err.endswith("; continuing from there\n")
     back = Checkpoints("train-1", HERE)  # interrupted again, here
     assert back.load()["history"][0]["epoch"] == 4
+    differences = "instructions amx_bf16, here none more; threads 4, here 2"
+    line = f"epochs 1 to 2 of this training ran in another environment ({differences})\n"
+    assert capsys.readouterr().err == line
     assert back.trained_on == [{"epochs": [1, 2], "environment": THERE}, {"epochs": [3, 4], "environment": HERE}]
     there = Checkpoints("train-1", THERE)  # runs again, beside this one
     back.discard()

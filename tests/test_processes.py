@@ -7,6 +7,7 @@ import hashlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ from dvc.utils.hydra import apply_overrides
 from projects import ROOT, TINY, Project, create
 
 from cifar.system.launch import launch
+from cifar.system.machines import meeting_point
 from cifar.system.process import InputError
 
 KILLS = int(os.environ.get("SHARED_KILLS", 3))
@@ -70,7 +72,7 @@ def run_stage(project: Project, stage: str) -> subprocess.CompletedProcess:
 
 def hashes(project: Project, stage: str, processes: int) -> dict[str, str]:
     """Run the stage in so many processes; the hashes of its results."""
-    ended = run_stage(with_variables(project, PROCESSES=processes), stage)
+    ended = run_stage(with_variables(project, PROCESSES=processes, NODE=1), stage)  # NODE has no meaning here
     assert ended.stdout.count("written: ") == 1 and ended.stderr.count("\n") <= 1  # the first process alone speaks
     return written(project, stage)
 
@@ -84,9 +86,9 @@ def test_the_bytes_do_not_depend_on_the_number_of_processes(project, alone, stag
     assert hashes(project, stage, processes).items() <= alone.items()
 
 
-def start(project: Project, said: Path | int = subprocess.DEVNULL) -> psutil.Popen:
-    """The stage `train` on its own."""
-    command = [sys.executable, "-m", "stages.train"]
+def start(project: Project, said: Path | int = subprocess.DEVNULL, stage: str = "train") -> psutil.Popen:
+    """The stage on its own."""
+    command = [sys.executable, "-m", f"stages.{stage}"]
     file = open(said, "w") if isinstance(said, Path) else said  # noqa: SIM115
     return psutil.Popen(command, cwd=project.folder, env=project.environment, stdout=file, stderr=subprocess.STDOUT)
 
@@ -197,34 +199,91 @@ def test_two_machines_give_the_same_bytes(project, alone, tmp_path):
     assert "written: " in said.read_text() and silent.read_text() == ""
 
 
-# A launcher that rests for a second, on the second machine, between saying that it is done and asking whether all are.
-SLOW_TO_LEAVE = """
+# The second machine's launcher rests for a second between saying that it is done and asking whether all are. With FAILS
+# the first machine's process fails when the second's has ended well.
+LEAVING = """
+from cifar.system.process import InputError, run, start_stage
+start_stage(__name__)
 import os, time
 from torch.distributed.elastic.utils import store
 from cifar.system.launch import launch
-arrive = store._barrier_nonblocking
+
 def arrive_and_rest(*arguments, **options):
     key = arrive(*arguments, **options)
     time.sleep(int(os.environ["NODE"]))
     return key
-store._barrier_nonblocking = arrive_and_rest
-launch(4)
+
+def main():
+    launch(4)
+    if os.environ.get("FAILS") and os.environ["NODE"] == "0":
+        time.sleep(2)
+        raise InputError("the disk is full")
+
+arrive, store._barrier_nonblocking = store._barrier_nonblocking, arrive_and_rest
+run(main)
 """
 
 
-def test_a_machine_slow_to_leave_says_nothing(project, tmp_path):
-    (tmp_path / "slow.py").write_text(SLOW_TO_LEAVE)
-    nodes = two_nodes()
-    both = [
+@pytest.mark.parametrize(
+    ("variables", "ends"),
+    [
+        ({}, [(0, ""), (0, "")]),
+        (
+            {"FAILS": "1"},
+            [
+                (1, "error: the disk is full\n"),
+                (1, "error: the machine NODE=0 ended before it had written the results; see what it says\n"),
+            ],
+        ),
+    ],
+)
+def test_the_end_of_one_machine_is_that_of_the_other(project, tmp_path, variables, ends):
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    variables |= two_nodes()
+    machines = [
         subprocess.Popen(
-            [sys.executable, tmp_path / "slow.py"],
-            cwd=ROOT,
-            env=with_variables(project, NODE=node, PYTHONPATH=ROOT, **nodes).environment,
+            [sys.executable, tmp_path / "leaving.py"],
+            env=with_variables(project, NODE=node, PYTHONPATH=ROOT, **variables).environment,
             stderr=subprocess.PIPE,
+            text=True,
         )
         for node in range(2)
     ]
-    assert [(machine.communicate()[1], machine.returncode) for machine in both] == [(b"", 0)] * 2
+    assert [(machine.communicate()[1], machine.returncode) for machine in machines] == [
+        (said, end) for end, said in ends
+    ]
+
+
+def test_a_machine_that_waits_for_the_others_ends_on_ctrl_c(project, tmp_path):
+    said, nodes = tmp_path / "said", two_nodes()
+    train = start(with_variables(project, NODE=0, **nodes), said)
+    address, _, port = nodes["RENDEZVOUS"].partition(":")
+    while train.poll() is None:
+        with suppress(ConnectionRefusedError), socket.create_connection((address, int(port))):
+            break
+        time.sleep(0.1)
+    train.send_signal(signal.SIGINT)
+    assert (train.wait(10), said.read_text()) == (130, "interrupted; run `dvc repro` to continue\n")
+
+
+def test_machines_with_different_numbers_of_processes_are_refused(project, tmp_path):
+    (first, said), (second, silent) = start_nodes(project, tmp_path, PROCESSES="2")
+    assert (first.wait(), second.wait()) == (1, 1)
+    line = "error: the machines have 1, 2 PROCESSES; set the same number on each\n"
+    assert [said.read_text(), silent.read_text()] == [line, line]
+
+
+def test_machines_with_different_params_are_refused(project, tmp_path):
+    other = Project(tmp_path / "other", project.environment)
+    shutil.copytree(project.folder, other.folder, symlinks=True, ignore=shutil.ignore_patterns(".checkpoints"))
+    apply_overrides(other.folder / "params.yaml", ["seed=7"])
+    nodes, said = two_nodes(), [tmp_path / "first", tmp_path / "second"]
+    machines = [
+        start(with_variables(each, NODE=node, **nodes), said[node], "lr_find")
+        for node, each in enumerate([project, other])
+    ]
+    assert [machine.wait() for machine in machines] == [1, 1]
+    assert said[0].read_text().startswith("error: process 2 differs from the first: inputs ")
 
 
 def test_machines_with_different_environments_are_refused(project, tmp_path):
@@ -241,6 +300,9 @@ WRONG = {
     "PROCESSES is 'two'; set it to a number from 1 to 1024": {"PROCESSES": "two"},
     "PROCESSES is 2 NODES with 4 PROCESSES each, but must divide": {"NODES": "2", "PROCESSES": "4"},
     "RENDEZVOUS is ''; with NODES=2 set it to address:port": {"NODES": "2", "PROCESSES": "1"},
+    "RENDEZVOUS is '10.0.0.1:65536'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "10.0.0.1:65536"},
+    "RENDEZVOUS is '10.0.0.1:²'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "10.0.0.1:²"},
+    "RENDEZVOUS is 'fd00::1:29500'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "fd00::1:29500"},
     "NODE is 2; with NODES=2 the machines have the numbers 0 to 1": {
         **{"NODES": "2", "NODE": "2", "PROCESSES": "1", "RENDEZVOUS": "localhost:29500"}
     },
@@ -259,6 +321,16 @@ def test_a_wrong_number_is_refused(message, monkeypatch):
             launch(4)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_an_address_may_be_a_name_or_of_either_version(monkeypatch):
+    for point, expected in {
+        "10.0.0.1:29500": ("10.0.0.1", 29500),
+        "node-0.cluster:1": ("node-0.cluster", 1),
+        "[fd00::1]:65535": ("fd00::1", 65535),
+    }.items():
+        monkeypatch.setenv("RENDEZVOUS", point)
+        assert meeting_point(1, 2) == expected
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch):

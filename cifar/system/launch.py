@@ -8,22 +8,19 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from cifar.system.process import LOST, REPRO, InputError, Stopped, is_one_of_several
+from cifar.system.machines import WAIT, all_machines, meeting_point
+from cifar.system.process import LOST, REPRO, InputError, is_one_of_several
 from cifar.system.processes import join
 from cifar.system.stuck import ending_stuck
 
 REST, NODES_REST = 22, 600  # seconds without work; those of one machine may wait long for those of a slower one
 SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `process.GRACE`
-NODES_WAIT = 900  # seconds in which all machines must start
 
 
 def launch(shards: int) -> None:
@@ -98,10 +95,12 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
     # The launcher takes seconds to import, and most runs need none.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it says in many lines what we say in one
-    node = _read_count("NODE", 0, lowest=0)
+    logging.disable()  # the launcher says in many lines what we say in one
+    node = _read_count("NODE", 0, lowest=0) if nodes > 1 else 0
+    point = meeting_point(node, nodes) if nodes > 1 else None
     silent = {number: Std.ALL for number in range(processes) if node + number > 0}
     if nodes == 1:
         loopback = {"Linux": "lo", "Darwin": "lo0"}.get(platform.system())
@@ -109,8 +108,8 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
         meeting = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
     else:
-        meeting = {"rdzv_backend": "static", "rdzv_endpoint": _meeting_point(node, nodes)}
-        meeting["rdzv_configs"] = {"rank": node, "timeout": NODES_WAIT}
+        meeting = {"rdzv_backend": "static", "rdzv_endpoint": os.environ["RENDEZVOUS"]}
+        meeting["rdzv_configs"] = {"rank": node, "timeout": WAIT}
     config = LaunchConfig(
         min_nodes=nodes, max_nodes=nodes, nproc_per_node=processes, max_restarts=0, run_id=sys.orig_argv[-1],
         logs_specs=DefaultLogsSpecs(log_dir=logs, redirects=silent), shutdown_timeout=SHUTDOWN,
@@ -119,52 +118,16 @@ def _launch(processes: int, nodes: int, logs: str) -> None:
     )  # fmt: skip
     rest = REST if nodes == 1 else NODES_REST
     try:
-        with _leaving_last(node, nodes), ending_stuck(rest) as is_stuck:
+        with all_machines(point, node, nodes, processes), ending_stuck(rest) as is_stuck:
             elastic_launch(config, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
         if is_stuck.is_set():
             raise InputError(f"the processes of this stage have done nothing for {rest} s; {REPRO}") from None
         _fail([*error.failures.values()], processes, logs)
-    except (dist.DistError, RuntimeError) as error:  # from the rendezvous
-        raise InputError(f"the processes did not find each other ({error}); check NODES, NODE and RENDEZVOUS") from None
-
-
-@contextmanager
-def _leaving_last(node: int, nodes: int) -> Iterator[None]:
-    """Keep the machine NODE=0 until the others have left, at most SHUTDOWN seconds.
-
-    Its launcher holds the store over which all launchers meet. torch lets it end while another one still asks the
-    store whether all are done, and that one would then print a traceback after a training that went well.
-    """
-    if nodes == 1:
-        yield
-        return
-    address, _, port = _meeting_point(node, nodes).rpartition(":")
-    timeout = timedelta(seconds=NODES_WAIT)
-    # On NODE=0 the launcher's own store is a second one on the same server, which lives as long as either of them.
-    store = dist.TCPStore(address, int(port), None, node == 0, timeout, wait_for_workers=False, multi_tenant=True)
-    patience = timedelta(seconds=SHUTDOWN)
-    try:
-        yield
-    except Stopped:
-        patience = timedelta(milliseconds=1)  # the launcher has used its time to clean up
-        raise
-    finally:
-        with suppress(dist.DistError):  # another machine, or the connection to it, is lost
-            if node:
-                store.set(f"left {node}", "")
-            else:
-                store.wait([f"left {other}" for other in range(1, nodes)], patience)
-
-
-def _meeting_point(node: int, nodes: int) -> str:
-    """RENDEZVOUS, checked together with the number of this machine among `nodes`."""
-    point = os.environ.get("RENDEZVOUS", "")
-    if not point.rpartition(":")[0] or not point.rpartition(":")[2].isdigit():
-        raise InputError(f"RENDEZVOUS is {point!r}; with NODES={nodes} set it to address:port of the machine NODE=0")
-    if node >= nodes:
-        raise InputError(f"NODE is {node}; with NODES={nodes} the machines have the numbers 0 to {nodes - 1}")
-    return point
+    except (dist.DistError, RendezvousError, RuntimeError) as error:
+        if nodes == 1:
+            raise InputError(f"the processes could not be started ({error}); {REPRO}, or set PROCESSES=1") from None
+        raise InputError(f"the machines did not find each other ({error}); check NODES, NODE and RENDEZVOUS") from None
 
 
 def _fail(failures: list[Any], processes: int, logs: str) -> None:

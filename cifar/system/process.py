@@ -43,14 +43,15 @@ def start_stage(module: str) -> None:
 
     Memory: the process restarts once, with the settings of glibc that training needs. Signals: until `run` handles
     them, Ctrl-C and SIGTERM end the process in one line, without cleaning up, because nothing has been written yet.
-    Messages: matplotlib does not warn of a home folder that may not be written. An imported stage (in a test, for
-    example) is not `__main__`, and nothing happens.
+    Messages: matplotlib does not warn of a home folder that may not be written, nor PyTorch's C++ code of connections
+    that are lost. An imported stage (in a test, for example) is not `__main__`, and nothing happens.
     """
     if module == "__main__":
         restart_without_block_caches()
         for number in SIGNALS:
             signal.signal(number, _end_at_once)
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def run(main: Callable[[], None], next_move: str = REPRO) -> None:

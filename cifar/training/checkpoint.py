@@ -16,7 +16,7 @@ from typing import Annotated, Any, TextIO
 import torch
 from pydantic import Field
 
-from cifar.config.params import read_yaml
+from cifar.config.fingerprint import fingerprint
 from cifar.config.schema import Section
 from cifar.system.device import differences
 from cifar.system.files import replacing
@@ -26,18 +26,6 @@ from cifar.system.processes import from_first, is_first, refuse_differences
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
 KEEP_OTHERS = 4  # other trainings that may be continued later, about 100 MB each
 WAIT = 10  # seconds: a run whose DVC has died needs some time to notice and to end
-
-
-def fingerprint(stage: str, params: dict[str, Any]) -> str:
-    """16 hexadecimal digits that change with everything that decides the result of `stage`, except the environment.
-
-    That is the values of `params`, and the bytes of the stage's `deps` in dvc.yaml: code and data.
-    """
-    digest = hashlib.sha256(json.dumps(params, sort_keys=True, default=repr).encode())
-    for path in read_yaml("dvc.yaml")["stages"][stage]["deps"]:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 class Part(Section):
@@ -61,9 +49,10 @@ class Checkpoints:
     The folder lies outside the stage's outputs, because DVC deletes those before it runs the stage. Each file's name
     ends in its SHA-256, so that a damaged file is recognised before it is read.
 
-    `training` names the params, code and data (see `fingerprint`). `environment` also decides the bits (see
-    `cifar.system.device`). When another environment has run more epochs of the same training, a line says so; they
-    are used only with `carry_on`. `trained_on` lists which epochs ran where, each entry as
+    `training` names the params, code and data (see `cifar.config.fingerprint`). `environment` also decides the bits
+    (see `cifar.system.device`). When another environment has run more epochs of the same training, a line says so; they
+    are used only with `carry_on`. A training that has once been carried on continues without it too, and a line says
+    which epochs ran in another environment. `trained_on` lists which epochs ran where, each entry as
     `{"epochs": [first, last], "environment": ...}`.
 
     When several processes share the training, the first one alone touches the folder, and `load` hands all of them its
@@ -130,10 +119,19 @@ class Checkpoints:
                 checkpoint = elsewhere
             else:
                 print(f"{message}; set CARRY_ON=1 to continue from there", file=sys.stderr)
+        elif checkpoint:
+            self._tell_of_others(checkpoint["trained_on"])
         if checkpoint is None:
             return None
         self.trained_on, self.loaded = checkpoint["trained_on"], checkpoint["path"]
         return checkpoint["state"]
+
+    def _tell_of_others(self, trained_on: list[dict[str, Any]]) -> None:
+        """Print a line about each part of the training that ran in another environment."""
+        for part in trained_on:
+            if part["environment"] != self.environment:
+                (first, last), what = part["epochs"], differences(part["environment"], self.environment)
+                print(f"epochs {first} to {last} of this training ran in another environment ({what})", file=sys.stderr)
 
     def refuse(self) -> InputError:
         """Set the loaded checkpoint aside, because its state does not fit the training; the error to raise."""
@@ -149,12 +147,15 @@ class Checkpoints:
                 _delete_unused(folder)
 
     def _prune(self) -> None:
-        """Delete the checkpoints of the trainings that were interrupted longest ago, except those in use."""
+        """Keep the checkpoints of KEEP_OTHERS trainings that no process is running: those interrupted last."""
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=_changed_at, reverse=True)
-        for folder in others[KEEP_OTHERS:]:
-            _delete_unused(folder)
+        free = [(folder, lock) for folder in others if (lock := _take(folder / "lock"))]
+        for folder, _ in free[KEEP_OTHERS:]:
+            shutil.rmtree(folder, ignore_errors=True)
+        for _, lock in free:
+            lock.close()
 
     def _name(self, environment: dict[str, Any]) -> str:
         digest = hashlib.sha256(json.dumps(environment, sort_keys=True).encode()).hexdigest()
@@ -163,6 +164,11 @@ class Checkpoints:
     def _other_environments(self) -> list[Path]:
         """The folders of the same training in other environments."""
         return sorted(set(self.folder.parent.glob(f"{self.training}-*")) - {self.folder})
+
+
+def open_checkpoints(stage: str, params: dict[str, Any], environment: dict[str, Any]) -> Checkpoints:
+    """The checkpoints of `stage` with these params, code and data; CARRY_ON says whether they are carried on."""
+    return Checkpoints(f"{stage}-{fingerprint(stage, params)}", environment, carries_on())
 
 
 def carries_on() -> bool:
