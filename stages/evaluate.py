@@ -20,13 +20,12 @@ from cifar.data.duplicates import load_unique
 from cifar.data.splits import load_classes, load_split
 from cifar.nn.inference import predict
 from cifar.nn.saved import check_fits, load_model
-from cifar.results.captions import result_line
 from cifar.results.predictions import PREDICTIONS, Predictions, save_predictions
 from cifar.results.scores import accuracy, all_scores, class_accuracy, predicted_classes, reliability
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.launch import launch
-from cifar.system.process import run
+from cifar.system.process import printable, run
 from cifar.system.processes import leave_to_first
 
 
@@ -58,6 +57,16 @@ def main() -> None:
     print(result_line(scores, by_class))
     tables = "plots/evaluate/confusion.csv, class_accuracy.csv, reliability.csv"
     print(f"written: metrics/evaluate.json, {PREDICTIONS}, {tables}")
+
+
+def result_line(scores: dict[str, float], by_class: pd.DataFrame) -> str:
+    """The accuracy, the number of mistakes, and the three classes with the lowest accuracy."""
+    line = f"test accuracy {scores['accuracy']:.4f}: {scores['wrong']:,} of {scores['images']:,} wrong"
+    if "tta_accuracy" in scores:
+        line += f"; {scores['tta_accuracy']:.4f} with test-time augmentation"
+    weakest = by_class[by_class["accuracy"] < 1].nsmallest(3, "accuracy")
+    named = ", ".join(f"{printable(row[1])} {row.accuracy:.3f}" for row in weakest.itertuples())
+    return f"{line}; weakest classes: {named}" if named else line
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -86,7 +87,8 @@ class Page:
         deadline = time.monotonic() + SECONDS
         while True:
             while b"\0" not in self._buffer:
-                assert time.monotonic() < deadline, "Chromium does not answer"
+                ready, *_ = select.select([self._reading], [], [], max(0, deadline - time.monotonic()))
+                assert ready, "Chromium does not answer"
                 read = os.read(self._reading, 1 << 20)
                 assert read, "Chromium has ended"
                 self._buffer += read

@@ -22,10 +22,13 @@ LONGEST = [
 def pytest_configure(config):
     """Hide a GPU before torch looks, but for `-m gpu`: all other tests compare with the processor's own results.
 
-    Under `make test` a test's own make would take itself for a part of that one, and say more than it does alone.
+    Under `make test` a test's own make would take itself for a part of that one, and say more than it does alone. And
+    what a person has set for Git or for runs of the pipeline is not for the tests.
     """
-    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS"):
-        os.environ.pop(name, None)
+    own = "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROCESSES", "NODES", "NODE", "RENDEZVOUS", "CARRY_ON"
+    for name in [name for name in os.environ if name in own or name.startswith("GIT_")]:
+        del os.environ[name]
+    os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

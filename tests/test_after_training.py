@@ -21,7 +21,6 @@ from cifar.data.splits import Split, Statistics, load_split, save_classes, save_
 from cifar.nn.inference import normalise, predict
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, load_model, save_model
-from cifar.results.captions import result_line
 from cifar.results.gradcam import heatmaps, overlay
 from cifar.results.predictions import Predictions, save_predictions
 from cifar.system.process import InputError
@@ -317,14 +316,14 @@ def test_evaluate_prints_the_accuracy_the_mistakes_and_the_weakest_classes(proje
 def test_a_flawless_model_has_no_weakest_classes():
     by_class = pd.DataFrame({"class": CLASSES, "accuracy": [1.0] * 10})
     scores = {"accuracy": 1.0, "wrong": 0, "images": 10_000, "tta_accuracy": 0.5}
-    assert result_line(scores, by_class) == (
+    assert evaluate.result_line(scores, by_class) == (
         "test accuracy 1.0000: 0 of 10,000 wrong; 0.5000 with test-time augmentation"
     )
 
 
 def test_a_class_without_test_images_is_not_among_the_weakest():
     by_class = pd.DataFrame({"class": CLASSES, "accuracy": [np.nan, 0.9387, 0.5] + [1.0] * 7})
-    line = result_line({"accuracy": 0.9387, "wrong": 613, "images": 10_000}, by_class)
+    line = evaluate.result_line({"accuracy": 0.9387, "wrong": 613, "images": 10_000}, by_class)
     assert line == "test accuracy 0.9387: 613 of 10,000 wrong; weakest classes: bird 0.500, automobile 0.939"
 
 

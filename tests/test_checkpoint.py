@@ -244,7 +244,7 @@ def test_a_second_run_is_told_who_holds_them(monkeypatch):
     finally:
         done.set()
         holder.join()
-    assert Checkpoints("a", {}).load() is None and os.getpid() != holder.pid  # free again once it ended
+    assert Checkpoints("a", {}).load() is None  # free again once it ended
 
 
 HERE, THERE = {"threads": 2, "instructions": ["avx2"]}, {"threads": 4, "instructions": ["amx_bf16", "avx2"]}

@@ -247,13 +247,13 @@ def test_the_library_knows_no_stage_no_recipe_and_no_benchmark():
         assert not {name.split(".")[0] for name in imports(path)} & {"stages", "recipes", "benchmarks"}, path
 
 
-def test_only_stages_read_params():
+def test_only_stages_load_their_params():
     for module, path in MODULES.items():
         assert module == "cifar.config.params" or "cifar.config.params.load_params" not in imports(path), path
 
 
 @pytest.mark.parametrize("stage", ["download", "train", "evaluate", "export"])
-def test_costly_stages_import_no_plotting(stage):
+def test_stages_that_draw_nothing_import_no_plotting(stage):
     script = ROOT / f"stages/{stage}.py"
     assert not any(name.split(".")[0] == "matplotlib" for path in {script, *closure(script)} for name in imports(path))
 
@@ -316,7 +316,7 @@ def test_a_list_can_be_replaced_by_dvc(path, change, tmp_path):
     assert check_params(read_yaml(copy), path.name)
 
 
-def test_the_tree_names_every_file_and_none_that_is_not_there():
+def test_the_tree_names_every_file_of_the_code_and_none_that_is_not_there():
     tree = (ROOT / "docs/layout.md").read_text()
     for folder in ("cifar", "stages", "recipes"):
         listing = re.search(rf"^{folder}/.*\n((?:  .*\n)+)", tree, re.MULTILINE)

@@ -42,7 +42,8 @@ def draw_spec(name: str) -> dict:
 def test_dvcs_page_is_what_make_page_writes():
     ended = subprocess.run(
         [sys.executable, "-c", "import runpy; print(runpy.run_path('.dvc/page.py')['page'](), end='')"],
-        capture_output=True, text=True, encoding="utf-8", env={"PYTHONIOENCODING": "utf-8", "PATH": "/usr/bin"},
+        cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
+        env={"PYTHONIOENCODING": "utf-8", "PATH": "/usr/bin"},
     )  # fmt: skip
     assert ended.stdout == (ROOT / ".dvc/page.html").read_text(encoding="utf-8"), "run `make page`"
     assert "{plot_divs}" in ended.stdout and "{scripts}" not in ended.stdout

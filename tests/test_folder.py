@@ -22,6 +22,12 @@ ROOT = Path(__file__).parents[1]
 RANDOM = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_for_each_test_in_any_order():
+    global RANDOM
+    RANDOM = np.random.default_rng(0)
+
+
 def colour(path: Path) -> tuple[int, int, int]:
     """A colour that tells the file's picture from others."""
     return tuple(hashlib.sha256(path.name.encode() + path.parent.name.encode()).digest()[:3])

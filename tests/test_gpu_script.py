@@ -20,9 +20,8 @@ from benchmarks.gpu.summary import summary
 from cifar.system.process import InputError
 
 ROOT = Path(__file__).parents[1]
-ABSENT = "dvc", "xdist", "torch_lr_finder", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
+ABSENT = "dvc", "xdist", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
 ABSENT += "onnx", "onnxruntime", "onnxscript", "vl_convert", "dvc_render"
-MACHINE = {"device": "a GPU"}
 FOREVER = float("inf")
 RUNS = ["resnet18-layernorm", "eva5-s9", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]
 RUNS += ["eva4-s8", "eva4-s11", "eva6-s8", "fast-seed-0-again"]
@@ -123,7 +122,7 @@ def test_a_time_limit_keeps_what_is_known_and_the_next_call_skips_what_is_done(t
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow/log.txt").write_text("epoch 1")
     with pytest.raises(TimeIsOver):
-        work(plan, journal_in(tmp_path), Lab(tmp_path, True), time.monotonic() + 0.5)
+        work(plan, journal_in(tmp_path), Lab(tmp_path, True), time.monotonic() + 3)
     again = journal_in(tmp_path)
     assert again.is_done("quick") and not again.is_done("slow")
     assert again.steps["slow"]["state"] == "stopped" and again.steps["slow"]["epochs"] >= 1

@@ -4,9 +4,12 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
+from subprocess import run
 
 import pytest
 
+ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="these are glibc's")
 
 
@@ -26,7 +29,7 @@ def test_freed_memory_is_kept():
         "print(faults[7] - faults[4])"
     )
     faults = {
-        mode: int(subprocess.run([sys.executable, "-c", program, mode], capture_output=True, check=True).stdout)
+        mode: int(run([sys.executable, "-c", program, mode], cwd=ROOT, capture_output=True, check=True).stdout)
         for mode in ("keep", "default")
     }
     assert faults["keep"] < faults["default"] / 3, faults
@@ -46,7 +49,7 @@ def test_a_restarted_process_is_the_same_but_for_its_allocator(theirs):
     environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
     environment |= {"GLIBC_TUNABLES": theirs} if theirs else {}
     command = [sys.executable, "-X", "utf8", "-c", RESTARTING, "one", "a b"]
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     *before, after = running.communicate()[0].splitlines()
     assert running.returncode == 0
     assert before == ["here"] * (1 if theirs else 2)

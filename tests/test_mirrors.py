@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from cifar.data.archive import find_dataset
 from cifar.data.download import Limits
 from cifar.system.process import InputError
 
-IMPATIENT = Limits(connect=0.5, silence=0.5, deadline=60, size=2**20)
+PATIENT = Limits(connect=20, silence=20, deadline=60, size=2**20)
+IMPATIENT, WARY = replace(PATIENT, silence=0.5), replace(PATIENT, silence=1)
 
 
 @pytest.fixture
@@ -235,20 +237,20 @@ def test_a_connection_that_breaks_again_and_again_is_carried_on(raw, server):
     ],
 )
 def test_a_server_that_never_delivers_is_given_up(raw, server, path, reason):
+    limits = IMPATIENT if "0.5 s" in reason else PATIENT
     with pytest.raises(InputError, match=reason):
-        find_dataset(raw, None, [f"{server.url}{path}"], published=TINY, limits=IMPATIENT)
+        find_dataset(raw, None, [f"{server.url}{path}"], published=TINY, limits=limits)
 
 
 def test_a_server_that_is_not_there_is_given_up(raw):
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as closed:
         url = f"http://127.0.0.1:{closed.server_port}/"
     with pytest.raises(InputError, match=r"\(no connection: Connection refused\)"):
-        find_dataset(raw, None, [url], published=TINY, limits=IMPATIENT)
+        find_dataset(raw, None, [url], published=TINY, limits=PATIENT)
 
 
 # Hostile servers, which speak HTTP by hand. Each comes before a good mirror, which must be reached.
 
-WARY = Limits(connect=1, silence=1, deadline=60, size=2**20)
 OTHER = b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: "
 END = b"\r\n\r\n"
 
@@ -328,7 +330,8 @@ def test_a_hostile_server_is_passed_over_in_a_few_readable_words(raw, server, ho
     answer, reason = HOSTILE[case]
     mirrors = [hostile(answer), f"{server.url}/whole"]
     started = time.monotonic()
-    dataset, source, passed_over = find_dataset(raw, None, mirrors, published=TINY, limits=WARY)
+    limits = WARY if "in 1 s" in reason else PATIENT
+    dataset, source, passed_over = find_dataset(raw, None, mirrors, published=TINY, limits=limits)
     assert_is_tiny(dataset)
     assert source == mirrors[1] and time.monotonic() - started < 30
     assert contents(raw) == {TINY.archive: ARCHIVE}
@@ -339,7 +342,7 @@ def test_a_hostile_server_is_passed_over_in_a_few_readable_words(raw, server, ho
 def test_the_body_of_a_redirect_is_not_read(raw, server, hostile, length):
     answer = b"HTTP/1.1 302 Found\r\n" + length + b"Location: " + f"{server.url}/whole".encode() + END
     url = hostile(lambda: then(answer, bytes(2**16) if length else b".", pause=0 if length else 0.05))
-    dataset, source, _ = find_dataset(raw, None, [url], published=TINY, limits=WARY)
+    dataset, source, _ = find_dataset(raw, None, [url], published=TINY, limits=PATIENT)
     assert_is_tiny(dataset)
     assert source == url
 
@@ -373,8 +376,7 @@ def test_no_damaged_answer_is_a_traceback(raw, hostile):
     random = np.random.default_rng(0)
     served = iter(damaged(random, ANSWERS, FUZZ))
     url = hostile(lambda: once(next(served, b"")))
-    limits = Limits(connect=5, silence=5, deadline=60, size=2**20)
     for number in range(FUZZ):
         with pytest.raises(InputError) as caught:
-            find_dataset(raw, None, [url], published=TINY, limits=limits)
+            find_dataset(raw, None, [url], published=TINY, limits=PATIENT)
         assert str(caught.value).isprintable(), number

@@ -17,6 +17,12 @@ LOSSLESS = {"a.png": {}, "a.bmp": {}, "a.tiff": {}, "a.TIF": {"compression": "ti
 FORMATS = [*LOSSLESS, "a.jpg", "a.gif"]
 
 
+@pytest.fixture(autouse=True)
+def _the_same_numbers_for_each_test_in_any_order():
+    global RANDOM
+    RANDOM = np.random.default_rng(0)
+
+
 def smooth(height: int, width: int) -> np.ndarray:
     """A gradient, which JPEG and a palette keep to within a few levels."""
     y, x = np.mgrid[0:height, 0:width]

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -111,7 +112,7 @@ def test_the_metrics_agree_with_the_predictions_they_are_made_of(project):
     assert metrics["accuracy"] == pytest.approx(1 - metrics["wrong"] / 50)
 
 
-def test_metrics_are_small_and_hold_numbers_under_names_of_their_own(project):
+def test_metrics_are_small_and_hold_finite_numbers(project):
     def leaves(values: dict) -> list[tuple[str, object]]:
         return [
             leaf
@@ -191,7 +192,7 @@ def test_a_killed_training_carries_on_and_ends_in_the_same_bytes(project):
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
     assert not weights.exists()
-    assert "continuing after epoch 1" in project.dvc("repro", "--force", "--single-item", "train")
+    assert re.search("continuing after epoch [12]$", project.dvc("repro", "--force", "--single-item", "train"), re.M)
     assert hashlib.md5(weights.read_bytes()).hexdigest() == before
     assert project.git("status", "--porcelain") == ""
     assert not list(checkpoints.glob("*/*"))

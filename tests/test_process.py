@@ -103,7 +103,7 @@ run(main)
 def start(*before: str, program: str = WORKING) -> subprocess.Popen:
     """A process that works until it is told to end, and has begun to; `before` are the words that start it."""
     command = [*before, sys.executable, "-c", program]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "working\n"
     return process
 
@@ -251,7 +251,7 @@ def test_one_line_has_no_line_breaks():
 
 def test_progress_is_silent_without_a_terminal():
     counted = "from cifar.system.progress import progress; print(sum(progress(range(4), 4, 'count', 'number')))"
-    ended = subprocess.run([sys.executable, "-c", counted], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", counted], cwd=ROOT, capture_output=True, text=True)
     assert (ended.stdout, ended.stderr) == ("6\n", "")
 
 

@@ -53,6 +53,18 @@ def test_what_a_source_states_is_what_the_results_have(recipe):
         assert column[len(log) :].isna().all()
 
 
+@pytest.mark.parametrize("recipe", sorted({*PAGES} & {*SOURCES} - {"fast", "best"}))
+def test_the_tables_have_the_figures_of_the_page(recipe):
+    folder = ROOT / f"docs/data/{recipe}"
+    history = pd.read_csv(folder / "history.csv")
+    column = "here_validation" if read_yaml(folder / "params.yaml")["val_size"] else "here"
+    here = pd.read_csv(ROOT / "docs/epochs.csv")[f"{recipe}_{column}"].dropna()
+    np.testing.assert_allclose(here, 100 * history["val_accuracy"], atol=0.0501)
+    run, reached = (json.loads((folder / f"{name}.json").read_text()) for name in ("run", "evaluate"))
+    (row,) = [row for row in rows((ROOT / "README.md").read_text(), "## Recipes") if f"`{recipe}`" in row[0]]
+    assert row[6:] == [f"{reached['accuracy']:.4f}", f"{run['machine']}: {run['minutes']:.0f}", run["commit"][:7]]
+
+
 @pytest.fixture(scope="module")
 def made(project, tmp_path_factory) -> Path:
     """A clone of the project's repository, in which the page of its finished run has been made."""

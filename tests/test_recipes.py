@@ -49,12 +49,12 @@ def test_every_value_that_shapes_a_recipe_says_where_it_comes_from(name):
 # What the sources have, and the repairs: epochs, batch size, learning rate at the start, at the highest, at the end.
 RATES = {
     "eva4-s8": (20, 128, 0.004, 0.1, 4e-7),
-    "eva4-s11": (24, 512, 0.00433, 0.231, 0.00433),  # both found by the range test: FOUND
+    "eva4-s11": (24, 512, 0.00433, 0.231, 0.00433),  # both found by the range test
     "resnet18-layernorm": (48, 128, 1e-3, 1e-3, 1e-3),
     "eva6-s8": (20, 128, 0.002, 0.05, 2e-7),
     "eva5-s9": (40, 64, 0.002, 0.002, 0.002 * 0.8**9),
 }
-FOUND = {"lr_min": 0.00433, "lr_max": 0.231}
+FOUND = json.loads((ROOT / "docs/data/eva4-s11/lr_find.json").read_text())
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
@@ -63,9 +63,11 @@ def test_a_recipe_follows_the_learning_rates_of_its_system(name):
     epochs, batch_size, start, top, end = RATES[name]
     assert (recipe["epochs"], recipe["batch_size"]) == (epochs, batch_size)
     shape = epochs, math.ceil((50_000 - recipe["val_size"]) / batch_size)
-    limits = {key: found if recipe[key] == "find" else recipe[key] for key, found in FOUND.items()}
+    limits = {key: FOUND[key] if recipe[key] == "find" else recipe[key] for key in ("lr_min", "lr_max")}
     lrs = plan(check_params(recipe, name).schedule, shape, **limits, momentum=0.95).lrs
-    assert (lrs[0, 0], lrs.max(), lrs[-1, -1]) == pytest.approx((start, top, end), rel=1e-9)
+    assert (lrs[0, 0], lrs.max(), lrs[-1, -1]) == pytest.approx(
+        (start, top, end), rel=2e-3 if "find" in recipe.values() else 1e-9
+    )
 
 
 def holes(image: np.ndarray, size: int) -> np.ndarray:

@@ -105,7 +105,7 @@ def test_each_run_is_compared_with_the_first_and_has_its_colour(sides):
     assert text.count('<p class="lede">') == 2 and "than that of old" in text and "than that of new" not in text
     assert {who for who, _ in cards(text)} == {"0-1", "1-0", "0-2", "2-0"}
     assert lines(text) == {0, 1, 2}
-    assert len(COLOURS) == MOST
+    assert len(COLOURS) == MOST == 6
 
 
 def test_runs_on_different_test_images_are_compared_by_their_figures_alone(sides):

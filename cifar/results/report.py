@@ -13,11 +13,10 @@ from markupsafe import Markup
 from cifar.data.splits import Split
 from cifar.data.statistics import first_of_each_class
 from cifar.results import words
-from cifar.results.captions import runners_up
 from cifar.results.heatmaps import METHODS, Heatmaps, shown_mistakes
 from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions
-from cifar.results.scores import log_softmax
+from cifar.results.scores import log_softmax, runners_up
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
 from cifar.results.written import DUPLICATES, Run
 from cifar.system.process import InputError, printable

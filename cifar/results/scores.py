@@ -143,3 +143,8 @@ def _check_finite(logits: np.ndarray) -> None:
         raise InputError(
             f"{not_finite} of {len(logits)} images have logits that are not finite; train again with a lower lr_max"
         )
+
+
+def runners_up(logits: np.ndarray) -> np.ndarray:
+    """The classes (N,) with the second largest of the logits (N, C)."""
+    return np.argsort(-logits, axis=1, kind="stable")[:, 1]

@@ -1,4 +1,4 @@
-"""Write docs/report.png, the picture of a report in README: after `make demo`, run `python .dvc/picture.py`.
+"""Write docs/report.png, the picture of a report in README: after `make demo`, run `python .dvc/readme_picture.py`.
 
 Chromium draws the demo's report twice: its head, and its mistakes in dark colours. Both stand side by side.
 """

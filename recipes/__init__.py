@@ -1,0 +1,1 @@
+"""The recipes, and the commands on them."""
