@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_written_to_its_end_is_not_written_at_all(tmp_path
     path.write_bytes(b"old")
     with largest_file(500), pytest.raises(InputError) as caught:
         WRITERS[name](path)
-    assert str(caught.value) == f"cannot write {path}: File too large; fix this and run `dvc repro` again"
+    assert str(caught.value) == f"cannot write {path}: File too large; fix this and run the same command again"
     assert os.listdir(tmp_path) == [name] and path.read_bytes() == b"old"
     WRITERS[name](path)  # with room it is
     assert path.stat().st_size > 500

@@ -46,7 +46,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(part, path)
     except OSError as error:
         raise InputError(
-            f"cannot write {path}: {error.strerror or error}; fix this and run `dvc repro` again"
+            f"cannot write {path}: {error.strerror or error}; fix this and run the same command again"
         ) from error
     finally:
         with suppress(OSError):
