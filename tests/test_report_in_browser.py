@@ -54,6 +54,7 @@ def test_a_click_on_the_matrix_shows_the_images_of_that_cell(tab, made, page):
     expected = np.flatnonzero((predictions.labels == true) & (predictions.predicted == predicted))
     tab.show(page, 1600)
     tab.value(f"document.querySelector('[data-cell=\"{true} {predicted}\"]').click()")
+    assert tab.value("document.activeElement.id") == "mistakes"
     found = tab.value(f"{SHOWN}.map(each => each.querySelector('.image').ariaLabel)")
     assert sorted(int(label.split()[-1]) for label in found) == expected.tolist()
     assert tab.value("document.querySelector('output').value") == f"{len(expected)} of {len(expected)} mistakes"
@@ -94,6 +95,8 @@ def test_without_javascript_it_shows_all_mistakes_and_no_dead_control(tab, made,
         len(tab.call("DOM.querySelectorAll", nodeId=root, selector=".mistakes figure:not([hidden])")["nodeIds"])
         == count
     )
+    enabled = tab.call("DOM.querySelectorAll", nodeId=root, selector=".matrix button:not([disabled])")
+    assert enabled["nodeIds"] == []
     controls = tab.call("DOM.querySelectorAll", nodeId=root, selector="form, .more, .needs-script")["nodeIds"]
     assert len(controls) == 3
     for node in controls:

@@ -43,11 +43,14 @@
     show();
   });
   for (const cell of cells) {
+    cell.disabled = false;
     cell.addEventListener("click", () => {
       const values = cell.dataset.cell.split(" ");
       for (const [number, list] of lists.entries()) list.value = values[number];
       restart();
-      document.getElementById("mistakes").scrollIntoView();
+      const mistakes = document.getElementById("mistakes");
+      mistakes.scrollIntoView();
+      mistakes.focus({ preventScroll: true });
     });
   }
   show();
