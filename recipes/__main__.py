@@ -11,13 +11,26 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from cifar.config.params import parse_yaml, read_yaml
 from cifar.system.files import replacing, write_text
-from cifar.system.process import InputError, run
-from recipes.values import FOLDER, PARAMS, experiment_name, flatten, read_recipe, recipe_names, recipe_text, values_with
+from cifar.system.process import InputError, Stopped, run
+from recipes.values import (
+    FOLDER,
+    PARAMS,
+    experiment_name,
+    flatten,
+    read_recipe,
+    recipe_names,
+    recipe_text,
+    text_with,
+    values_with,
+)
 
 # What `compare` compares by: metrics of `evaluate` between 0 and 1 of which more is better.
 COMPARED = "accuracy", "tta_accuracy", "top5_accuracy", "accuracy_without_duplicates", "balanced_accuracy", "macro_f1"
@@ -40,7 +53,7 @@ def main() -> None:
         case "compare":
             from recipes.compare import as_text, compare, conclude  # imports SciPy
 
-            runs = compare(arguments.names, arguments.seeds, arguments.changes)
+            runs = compare(arguments.names, arguments.seeds, arguments.changes, arguments.metric)
             found = conclude(runs, arguments.names, arguments.metric, arguments.points / 100)
             print(json.dumps(found, indent=2) if arguments.json else as_text(found))
         case "page":
@@ -118,7 +131,7 @@ def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
     recipe = read_recipe(name)
     values = current_params(force)
     if not force:
-        refuse_to_lose_changes(lambda: values == values_with(recipe_text(name), changes))
+        refuse_to_lose_changes(lambda text: text.split() == text_with(recipe_text(name), changes).split())
     write_text(PARAMS, recipe_text(name))  # before the lines, which `| head` may cut off
     print_differences(values, recipe)
 
@@ -133,12 +146,12 @@ def current_params(force: bool) -> dict[str, Any]:
         raise InputError(f"{error}; fix it, or use --force to replace it") from None
 
 
-def refuse_to_lose_changes(is_known: Callable[[], bool] = lambda: False) -> None:
-    """Raise InputError when params.yaml is neither the committed one nor a recipe, and `is_known` does not know it."""
+def refuse_to_lose_changes(is_known: Callable[[str], bool] = lambda _: False) -> None:
+    """Raise InputError when params.yaml is neither the committed one nor a recipe, nor a text that `is_known`."""
     if not PARAMS.exists():
         return
     text = PARAMS.read_text(encoding="utf-8")
-    if text in map(recipe_text, recipe_names()) or is_known():
+    if text in map(recipe_text, recipe_names()) or is_known(text):
         return
     committed = committed_params()
     if text == committed:
@@ -173,9 +186,22 @@ def run_experiment(name: str, changes: list[str], *options: str) -> None:
     sets = [word for change in changes for word in ("-S", change)]
     again = {"CIFAR_AGAIN": shlex.join(["python", "-m", "recipes", *sys.argv[1:]])}  # what a stopped stage advises
     command = [sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets]
-    ended = subprocess.run(command, env=os.environ | again)
-    if ended.returncode:
-        raise SystemExit(ended.returncode)
+    with subprocess.Popen(command, env=os.environ | again) as dvc:  # in the end it waits for DVC, whatever happens
+        try:
+            status = dvc.wait()
+        except Stopped:
+            end_stage_of(dvc)
+            raise
+    if status:
+        raise SystemExit(status)
+
+
+def end_stage_of(dvc: subprocess.Popen) -> None:
+    """End what DVC runs, but not DVC itself: it has moved HEAD and stashed changes, and now puts them back."""
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(dvc.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
 
 
 def queue(recipes: list[str], changes: list[str], force: bool) -> None:
@@ -183,6 +209,8 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
     for recipe in recipes:
         read_recipe(recipe)
     current_params(force)
+    if not PARAMS.exists():
+        raise InputError("params.yaml is missing; `git checkout -- params.yaml` brings the committed one back")
     if not force:
         refuse_to_lose_changes()
     before = PARAMS.read_bytes()

@@ -32,6 +32,7 @@ from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recip
 CLONES = Path(".dvc/tmp/compare")
 CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
+PICTURES = "data/images"
 PREDICTIONS = "data/predictions.npz"
 
 
@@ -70,15 +71,24 @@ class Run(NamedTuple):
     metrics: dict[str, float]
 
 
-def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str]) -> list[list[Run]]:
-    """The runs of each contender, one per seed; missing ones are run as experiments first."""
+def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], metric: str) -> list[list[Run]]:
+    """The runs of each contender, one per seed; missing ones are run as experiments first.
+
+    Raises InputError as soon as it is known that a contender's runs have no such metric.
+    """
     if len(names) < 2 or len({*names}) < len(names):
         raise InputError("compare needs two different names or more: recipes, experiments or revisions")
     if len({*seeds}) < len(seeds):
         raise InputError("a seed is given twice; list each seed once")
     contenders = [find_contender(name) for name in names]
     plans = {(contender.name, seed): plan(contender, seed, changes) for seed in seeds for contender in contenders}
-    runs = {key: find_run(each) or run(each) for key, each in plans.items()}
+    for (name, _), each in plans.items():
+        if metric == "tta_accuracy" and each.values.get("test_time_augmentation") == "none":
+            raise InputError(f"{name} has no tta_accuracy: its test_time_augmentation is none; choose another --metric")
+    runs = {}
+    for key, each in plans.items():
+        runs[key] = find_run(each) or run(each)
+        value_of(runs[key], metric)
     for clone in {each.clone for each in plans.values()}:
         if clone.exists():
             with held(clone):
@@ -118,7 +128,7 @@ def find_run(wanted: Plan) -> Run | None:
     candidates = [(name, commit) for name in names for commit in experiments(name)]
     for name, commit in [*candidates, (wanted.contender.name, wanted.contender.commit)]:
         metrics = git("show", f"{commit}:./{METRICS}", check=False)
-        if metrics and is_of(lock_at(commit), wanted):
+        if metrics and is_of(lock_at(commit), wanted) and has_same_pictures(commit, wanted):
             return Run(name, commit, wanted.seed, json.loads(metrics))
     return None
 
@@ -140,6 +150,13 @@ def is_of(lock: dict[str, Any], wanted: Plan) -> bool:
         and flatten(params) == flatten({key: wanted.values.get(key) for key in params})
         and all(md5_of(path, wanted.contender.commit) == md5 for path, md5 in code.items())
     )
+
+
+def has_same_pictures(commit: str, wanted: Plan) -> bool:
+    """With `dataset: folder`: has the commit the pictures that the contender has?"""
+    commits = commit, wanted.contender.commit
+    one, other = (git("rev-parse", "--verify", "--quiet", f"{each}:./{PICTURES}", check=False) for each in commits)
+    return wanted.values.get("dataset") != "folder" or one == other
 
 
 def stages_up_to(name: str, lock: dict[str, Any]) -> list[dict[str, Any]]:
@@ -269,10 +286,16 @@ def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, w
         "wanted": wanted,
         "contenders": contenders,
         "comparisons": comparisons,
-        "report": [
-            run.name if len(experiments(run.name)) < 2 else run.commit for run, *_ in runs[:MOST]
-        ],  # what `python -m cifar report` can show
+        "report": [name_of(run) for run, *_ in runs[:MOST]],  # what `python -m cifar report` can show
     }
+
+
+def name_of(run: Run) -> str:
+    """The run's name where that finds it, else its commit."""
+    try:
+        return run.name if find_commit(run.name) == run.commit else run.commit
+    except InputError:
+        return run.commit
 
 
 def value_of(run: Run, metric: str) -> float:

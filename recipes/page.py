@@ -6,6 +6,7 @@ shows no image of the data set.
 
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -86,9 +87,16 @@ def render(recipe: str, params: Path, today: Mapping[str, Any]) -> str:
         **test_images(data),
         **rest(data),
         recipe_words=recipe_words(params, data, today),
-        again="dvc repro" if recipe == "default" else f"python -m recipes run {recipe}",
+        again=command_for(recipe, data.files["run"]["changes"]),
     )
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def command_for(recipe: str, changes: Sequence[str]) -> str:
+    """What makes such a run again."""
+    ours = "dvc exp run" if changes else "dvc repro"
+    start = ours if recipe == "default" else f"python -m recipes run {recipe}"
+    return " ".join([start, *(f"-S {shlex.quote(change)}" for change in changes)])
 
 
 def load(folder: Path) -> Data:

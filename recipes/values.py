@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar.config.params import check_params, read_yaml
+from ruamel.yaml.error import YAMLError
+
+from cifar.config.params import check_params, parse_yaml, read_yaml
 from cifar.system.process import InputError
 
 FOLDER = Path("recipes")
@@ -33,8 +35,8 @@ def read_recipe(name: str) -> dict[str, Any]:
     return values
 
 
-def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
-    """The values of the params.yaml with the content `text` after `changes`, which are like those of `dvc exp run -S`.
+def text_with(text: str, changes: Sequence[str]) -> str:
+    """The content `text` of a params.yaml after `changes`, as `dvc exp run -S` writes it.
 
     Raises InputError when DVC refuses a change.
     """
@@ -46,9 +48,14 @@ def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
         path.write_text(text, encoding="utf-8")
         try:
             apply_overrides(path, list(changes))
-        except DvcException as error:
+        except (DvcException, YAMLError) as error:
             raise InputError(f"-S {' '.join(changes)}: {error}") from None
-        return read_yaml(path)
+        return path.read_text(encoding="utf-8")
+
+
+def values_with(text: str, changes: Sequence[str]) -> dict[str, Any]:
+    """The values of the params.yaml with the content `text` after `changes`; raises InputError as `text_with` does."""
+    return parse_yaml(text_with(text, changes), "params.yaml")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -63,9 +63,10 @@ def test_names_of_experiments_have_only_letters_that_git_allows():
 @pytest.fixture
 def cached(monkeypatch, tmp_path):
     """Puts runs with these predictions into a cache, and returns them: run(name, seed, accuracy, predictions)."""
-    locks = {}
+    locks, commits = {}, {}
     monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(compare, "lock_at", lambda commit: locks[commit])
+    monkeypatch.setattr(compare, "find_commit", lambda name: commits[name])
 
     def run(name: str, seed: int, accuracy: float, predictions: list[int] | None) -> Run:
         md5 = hashlib.md5(f"{name} {seed}".encode()).hexdigest()
@@ -74,6 +75,7 @@ def cached(monkeypatch, tmp_path):
             with open(tmp_path / f"files/md5/{md5[:2]}/{md5[2:]}", "wb") as file:
                 np.savez(file, labels=np.arange(6), predictions=np.array(predictions))
         locks[md5] = {"evaluate": {"outs": [{"path": "data/predictions.npz", "md5": md5}]}}
+        commits[f"{name}-seed-{seed}"] = md5
         return Run(f"{name}-seed-{seed}", md5, seed, {"accuracy": accuracy, "wrong": 3})
 
     return run
@@ -103,6 +105,26 @@ def test_the_comparison_as_text_and_json_by_hand(cached, capsys):
     assert pair["images"][2] == {"seed": 2, "only_a": 1, "only_b": 2, "p": 1.0}
     assert [run["accuracy"] for run in again["contenders"][1]["runs"]] == [0.93, 0.95, 0.97]
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_named_by_its_commit_where_its_name_means_another(cached, monkeypatch):
+    one, other = cached("fast", 0, 0.9, None), cached("fast", 1, 0.8, None)
+    assert compare.name_of(one) == "fast-seed-0"
+    assert compare.name_of(other._replace(name="fast-seed-0")) == other.commit
+
+    def unknown(name: str) -> str:
+        raise InputError("no such thing")
+
+    monkeypatch.setattr(compare, "find_commit", unknown)
+    assert compare.name_of(one) == one.commit
+
+
+def test_runs_on_other_pictures_do_not_count(monkeypatch):
+    trees = {"old:./data/images": "1\n", "new:./data/images": "2\n", "c0ffee:./data/images": "2\n"}
+    monkeypatch.setattr(compare, "git", lambda *words, check: trees[words[-1]])
+    wanted = plan(VALUES | {"dataset": "folder"})
+    assert [compare.has_same_pictures(commit, wanted) for commit in ("old", "new")] == [False, True]
+    assert compare.has_same_pictures("old", plan(VALUES | {"dataset": "cifar10"}))
 
 
 def test_predictions_that_are_not_in_the_cache_are_one_line(cached, capsys):
@@ -162,6 +184,8 @@ def test_a_killed_comparison_carries_on_and_runs_nothing_that_is_cached(first_ru
         (["HEAD", "HEAD"], "compare needs two different names or more"),
         (["HEAD", "nothing"], "'nothing' is no recipe (best, demo, "),
         (["HEAD", "fast", "-S", "epoch=3"], "-S epoch=3 seed=0: "),
+        (["HEAD", "fast", "-S", "epochs=range(1,3)"], "-S epochs=range(1,3) seed=0: "),
+        (["fast", "HEAD", "--metric", "tta_accuracy"], "HEAD has no tta_accuracy: its test_time_augmentation is none"),
     ):
         refused = project.call(*command(*wrong, "--seeds", "0"))
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused

@@ -6,8 +6,10 @@ import math
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -142,6 +144,7 @@ def recipes(project, monkeypatch, capfd) -> Recipes:
 
     def call(*words: str) -> subprocess.CompletedProcess:
         monkeypatch.setattr(sys, "argv", ["recipes", *words])
+        monkeypatch.delitem(sys.modules, "recipes.__main__", raising=False)  # runpy warns of a module that is there
         status = 0
         try:
             runpy.run_module("recipes", run_name="__main__")
@@ -216,15 +219,15 @@ def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(reci
 
 
 def test_a_stage_that_is_stopped_advises_the_command_that_started_the_recipe(recipes, monkeypatch):
-    real, seen = subprocess.run, {}
+    real, seen = subprocess.Popen, {}
 
-    def ended(command: list[str], **options) -> subprocess.CompletedProcess:
+    def start(command: list[str], **options) -> subprocess.Popen:
         if "exp" not in command:
             return real(command, **options)
         seen.update(options["env"])
-        return subprocess.CompletedProcess(command, 130)
+        return real([sys.executable, "-c", "raise SystemExit(130)"])
 
-    monkeypatch.setattr(subprocess, "run", ended)
+    monkeypatch.setattr(subprocess, "Popen", start)
     assert recipes("run", "fast", "-S", "seed=3").returncode == 130
     assert seen["CIFAR_AGAIN"] == "python -m recipes run fast -S seed=3"
     assert seen["PATH"] == os.environ["PATH"]
@@ -270,6 +273,47 @@ def test_an_unknown_recipe_is_one_line_that_names_the_known_ones(recipes):
     refused = recipes("apply", "eva4s8")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: there is no recipe 'eva4s8'; choose from best, demo, eva4-s11, ")
+
+
+def test_comments_in_an_applied_recipe_are_a_change_too(recipes):
+    noted = (ROOT / "recipes/eva4-s8.yaml").read_text() + "# my notes\n"
+    Path("params.yaml").write_text(noted)
+    assert recipes("run", "eva4-s8").stderr.startswith("error: params.yaml has uncommitted changes: ")
+    assert Path("params.yaml").read_text() == noted
+
+
+def test_a_queue_needs_a_params_yaml_to_bring_back(recipes):
+    Path("params.yaml").unlink()
+    refused = recipes("queue", "demo")
+    assert refused.stderr == (
+        "error: params.yaml is missing; `git checkout -- params.yaml` brings the committed one back\n"
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_experiment_leaves_the_branch_and_uncommitted_changes_as_they_were(tmp_path, number):
+    """DVC detaches HEAD while an experiment runs, and puts it back when its stage has ended."""
+    project = create(tmp_path)
+    (project.folder / "README.md").write_text("my own")
+    small = {"dataset": "shapes", "shapes.train": 400, "shapes.test": 10, "val_size": 10, "lr_find.steps": 10}
+    sets = [word for key, value in small.items() for word in ("-S", f"{key}={value}")]
+    command = [sys.executable, "-m", "recipes", "run", "eva4-s8", *sets]
+    with open(tmp_path / "said", "w") as said:
+        running = subprocess.Popen(
+            command, cwd=project.folder, env=project.environment, stdout=said, stderr=said, start_new_session=True
+        )
+    while "images, " not in (tmp_path / "said").read_text():
+        assert running.poll() is None, (tmp_path / "said").read_text()
+        time.sleep(0.1)
+    running.send_signal(number)  # to this process alone, and not, as a terminal does, to DVC and the stage too
+    assert running.wait() == 128 + number
+    deadline = time.monotonic() + 60  # if this takes DVC more than ten seconds, it goes on alone
+    while project.call("git", "symbolic-ref", "HEAD").stdout.strip() != "refs/heads/main":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert project.git("stash", "list") == ""
+    assert (project.folder / "README.md").read_text() == "my own"
+    assert "stopped; run `python -m recipes run eva4-s8" in (tmp_path / "said").read_text()
 
 
 def test_a_recipe_runs_as_an_experiment_and_others_wait_in_line(tmp_path):

@@ -12,10 +12,21 @@ from browser import assert_quiet, needs_chromium
 from runs import CLASSES, HOSTILE, ROOT, decoded, make
 
 from cifar.__main__ import main
+from cifar.results.comparison import accuracy_difference, mcnemar
 from cifar.results.predictions import Predictions
 from cifar.results.revisions import find_commit
 from cifar.results.scores import log_softmax
-from cifar.results.side_by_side import CURVES, MOST, OF_CLASSES, Side, compare_page, differences, write_page
+from cifar.results.side_by_side import (
+    CURVES,
+    MOST,
+    OF_CLASSES,
+    Pair,
+    Side,
+    compare_page,
+    differences,
+    verdict,
+    write_page,
+)
 from cifar.results.vega import COLOURS
 from cifar.results.written import CHARTS
 from cifar.system.process import InputError
@@ -83,6 +94,17 @@ def test_it_says_which_network_is_better_and_shows_the_images_that_only_one_gets
     assert text.count("old is right, new wrong: 5 images") == 1 and "new is right, old wrong: 30 images" in text
     for value in ("80.00", "92.50", "+12.50</b> <span>(+6.81 to +17.94)"):
         assert value in text.replace("\u00a0", " ")
+
+
+def test_better_is_said_only_where_interval_and_p_value_agree(sides):
+    # of 10,000 images: 20 against 9 have an interval above 0 and an exact p of 0.061, 22 against 9 one of 0.029
+    for only_a, only_b, said in ((9, 20, "No difference"), (9, 22, "The network of new is better")):
+        right_a, right_b = np.ones((2, 10_000), bool)
+        right_a[:only_b], right_b[-only_a:] = False, False
+        difference = accuracy_difference(right_a, right_b)
+        assert difference.low > 0
+        pair = Pair(1, mcnemar(right_a, right_b), difference, difference, difference)
+        assert verdict(["old", "new"], pair, 10_000).startswith(said)
 
 
 def test_its_tiles_are_the_images(sides, page):
@@ -246,6 +268,14 @@ def test_one_run_is_set_beside_the_workspace(repository, first_run):
     assert "<title>HEAD and workspace compared</title>" in text and "123.4" in text
 
 
+def test_metrics_of_one_run_and_predictions_of_another_are_not_taken_for_one(repository, first_run):
+    first_run[0]._replace(folder=repository).dvc("checkout")
+    scores = json.loads(Path("metrics/evaluate.json").read_text())
+    Path("metrics/evaluate.json").write_text(json.dumps(scores | {"wrong": scores["wrong"] - 1}))
+    with pytest.raises(InputError, match="evaluate.json are of different runs; run `dvc checkout`$"):
+        write_page(["HEAD"], PAGE)
+
+
 def test_what_is_missing_is_one_line_with_the_next_move(repository, first_run, monkeypatch, tmp_path):
     with pytest.raises(InputError, match=r"^'nothing' is no experiment \(`dvc exp list -A`\) and no revision of Git$"):
         write_page(["nothing"], PAGE)
@@ -268,6 +298,11 @@ def test_what_is_missing_is_one_line_with_the_next_move(repository, first_run, m
     )
     with pytest.raises(InputError, match="`dvc fetch --all-commits` gets it from the remote$"):
         write_page(["HEAD"], PAGE)
+    commit = find_commit("HEAD")
+    project.call("git", "-C", str(repository), "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/try", commit)
+    for name in "try", commit:  # the argument is Git's remote, not DVC's
+        with pytest.raises(InputError, match="`dvc exp pull origin try` gets it from the remote$"):
+            write_page([name, "HEAD~1"], PAGE)
     assert not PAGE.exists()
 
     # With a remote that has the files, nothing needs to be fetched first.

@@ -81,7 +81,7 @@ def accuracy_difference(is_correct_a: np.ndarray, is_correct_b: np.ndarray) -> D
     middle = (only_b - only_a) / (images + 2)
     variance = ((only_a + only_b + 1) / (images + 2) - middle**2) / (images + 2)
     half = stats.norm.ppf((1 + CONFIDENCE) / 2) * variance**0.5
-    return Difference((only_b - only_a) / images, float(middle - half), float(middle + half))
+    return Difference((only_b - only_a) / images, max(-1.0, float(middle - half)), min(1.0, float(middle + half)))
 
 
 def paired_difference(a: np.ndarray, b: np.ndarray) -> Difference:

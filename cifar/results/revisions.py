@@ -54,17 +54,22 @@ def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
             try:
                 files.get_file(path, str(folder / path))
             except FileNotFoundError:
-                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name)}") from None
+                raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name, commit)}") from None
     except (DvcException, OSError) as error:
         raise InputError(f"the files of {name} cannot be read: {error}") from None
 
 
-def _way_to_get(name: str) -> str:
+def _way_to_get(name: str, commit: str) -> str:
     from dvc.repo import Repo
 
-    remotes = Repo().config["remote"]  # that of a DVCFileSystem has the cache as a remote, too
-    if not remotes:
-        return f"no remote is set that could have it; `dvc repro` in a checkout of {name} makes it again"
-    if experiments(name):
-        return f"`dvc exp pull {next(iter(remotes))} {name}` gets it from the remote"
-    return "`dvc fetch --all-commits` gets it from the remote"
+    # `dvc exp pull` takes a remote of Git, and gets the files from DVC's; a commit's own files need DVC's alone.
+    found = git("for-each-ref", "--format=%(refname:lstrip=4)", "--points-at", commit, "refs/exps/*/*/*").split()
+    remotes = git("remote").split()
+    if Repo().config["remote"]:  # that of a DVCFileSystem has the cache as a remote, too
+        if found and remotes:
+            return (
+                f"`dvc exp pull {'origin' if 'origin' in remotes else remotes[0]} {found[0]}` gets it from the remote"
+            )
+        if not found:
+            return "`dvc fetch --all-commits` gets it from the remote"
+    return f"no remote is set that could have it; `dvc repro` in a checkout of {name} makes it again"

@@ -106,9 +106,15 @@ def _load(name: str, folder: Path) -> Side:
 
 
 def load_side(name: str, folder: Path = Path()) -> Side:
-    """A run from the files in `folder`; raises InputError if one of NEEDED is missing or damaged."""
+    """A run from the files in `folder`.
+
+    Raises InputError if one of NEEDED is missing or damaged, or if predictions and metrics are of different runs.
+    """
     test, classes = load_split("test", folder / "data/dataset"), load_classes(folder / "data/dataset")
     metrics = {stage: read_written(folder / f"metrics/{stage}.json", METRICS[stage]) for stage in ("evaluate", "train")}
+    predictions = load_predictions(test.labels, len(classes), folder / "data/predictions.npz")
+    if np.count_nonzero(predictions.predicted != predictions.labels) != metrics["evaluate"]["wrong"]:
+        raise InputError("data/predictions.npz and metrics/evaluate.json are of different runs; run `dvc checkout`")
     tables = {key: folder / CHARTS[key].table for key in (*CURVES, *OF_CLASSES)}
     return Side(
         name,
@@ -118,7 +124,7 @@ def load_side(name: str, folder: Path = Path()) -> Side:
         {key: read_table(path) for key, path in tables.items() if path.is_file()},
         test,
         classes,
-        load_predictions(test.labels, len(classes), folder / "data/predictions.npz"),
+        predictions,
     )
 
 
@@ -173,14 +179,17 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
-    """In a sentence: which network is better on these images, and by how much."""
+    """In a sentence: which network is better on these images, and by how much.
+
+    "Better" needs both the interval without 0 and McNemar's p below 5 %: on few images they may disagree.
+    """
     a, b = names[0], names[pair.other]
     low, high = 100 * pair.accuracy.low, 100 * pair.accuracy.high
     only_a, only_b, p = pair.discordant
     counts = (
         f"Of {images:,} test images, only {a} gets {only_a:,} right, and only {b} {only_b:,} (McNemar's p {p:.2g})."
     )
-    if low > 0 or high < 0:
+    if p < 0.05 and (low > 0 or high < 0):
         better, worse = (b, a) if low > 0 else (a, b)
         ends = sorted((abs(low), abs(high)))
         points = f"{abs(100 * pair.accuracy.mean):.2f} points ({ends[0]:.2f} to {ends[1]:.2f})"
