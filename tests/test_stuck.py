@@ -35,7 +35,7 @@ def test_many_that_wait_and_look_up_now_and_then_are_ended():
     """Each uses a thousandth of the processor, as PyTorch's and our own threads do while they wait."""
     nap = "import time\nwhile True:\n    time.sleep(0.5)\n    end = time.process_time() + 0.0005\n"
     nap += "    while time.process_time() < end: pass"
-    with ending_stuck(10) as is_stuck:
+    with ending_stuck(5) as is_stuck:
         assert [each.wait() for each in start(*[nap] * 8)] == [-9] * 8 and is_stuck.is_set()
 
 
@@ -51,7 +51,7 @@ def test_it_watches_no_longer_than_the_block():
     with pytest.raises(ZeroDivisionError), ending_stuck(1):
         raise ZeroDivisionError
     (waiting,) = start(REST)
-    time.sleep(3)
+    time.sleep(2.5)
     assert waiting.poll() is None
     waiting.kill()
     waiting.wait()

@@ -31,15 +31,18 @@ def ending_stuck(limit: float) -> Iterator[threading.Event]:
 def _watch(limit: float, is_over: threading.Event, is_stuck: threading.Event) -> None:
     import psutil  # only stages in several processes need it, so a GPU machine may lack it
 
-    this, before, rests = psutil.Process(), {}, 0
+    this, before, ran, rests = psutil.Process(), {}, set(), 0
     while not is_over.wait(LOOKS):
-        processes, used, works = this.children(recursive=True), {}, False
+        processes, used, runs, works = this.children(recursive=True), {}, set(), False
         for process in processes:
             with suppress(psutil.NoSuchProcess):
                 times = process.cpu_times()
                 used[process.pid] = times.user + times.system
                 works |= used[process.pid] - before.get(process.pid, 0.0) >= WORK * limit
-                works |= process.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP)
+                works |= process.status() == psutil.STATUS_DISK_SLEEP
+                runs |= {process.pid} if process.status() == psutil.STATUS_RUNNING else set()
+        works |= not ran.isdisjoint(runs)  # at two looks: one that rests may look up at one
+        ran = runs
         if works or used.keys() != before.keys():
             before, rests = used, 0
             continue
