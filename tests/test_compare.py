@@ -175,6 +175,7 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "recipes", "compare", *words]
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_carries_on_and_runs_nothing_that_is_cached(first_run, tmp_path):
     first, _ = first_run
     project: Project = first.clone(tmp_path / "project")

@@ -47,6 +47,7 @@ def dry_run(tmp_path_factory) -> tuple[Path, str]:
     return folder / "out/dry-run", ended.stdout
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_every_step_without_dvc_in_a_few_small_files(dry_run):
     folder, _ = dry_run
     steps = json.loads((folder / "results.json").read_text())["steps"]
@@ -56,6 +57,7 @@ def test_a_dry_run_does_every_step_without_dvc_in_a_few_small_files(dry_run):
     assert steps["tests"]["ran"] > 15 and steps["tests"]["failures"] == {}
 
 
+@pytest.mark.slow
 def test_each_run_leaves_history_figures_predictions_and_card_but_no_weights(dry_run):
     with zipfile.ZipFile(dry_run[0] / "runs.zip") as archive:
         names = set(archive.namelist())
@@ -67,6 +69,7 @@ def test_each_run_leaves_history_figures_predictions_and_card_but_no_weights(dry
             assert np.load(file)["logits"].shape == (20, 10)
 
 
+@pytest.mark.slow
 def test_the_dry_run_tells_the_speeds_the_aims_and_whether_bits_repeat(dry_run):
     folder, printed = dry_run
     steps = json.loads((folder / "results.json").read_text())["steps"]

@@ -5,9 +5,11 @@ import os
 import shutil
 
 import pandas as pd
+import pytest
 from projects import Project
 
 
+@pytest.mark.slow
 def test_a_workers_experiment_arrives_at_the_head_with_its_results(project, tmp_path):
     """A short experiment: all that `gallery_size` changes are the sheets, which Git leaves to the DVC remote."""
     head = machine(project.clone(tmp_path / "head"))

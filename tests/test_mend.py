@@ -76,6 +76,7 @@ def test_a_dvc_lock_that_dvc_cannot_read_gives_way_to_the_one_in_git(committed, 
     assert mend() == (0, "")
 
 
+@pytest.mark.slow
 def test_any_damage_to_a_dvc_lock_is_mended_or_no_damage_to_dvc(committed):
     """Flipped bits, parts that are missing, twice there or zero: never a traceback, and afterwards DVC can read it."""
     for number, content in enumerate(damaged(np.random.default_rng(0), [committed[:3000]], 60)):

@@ -159,7 +159,7 @@ def test_make_repro_ends_with_the_accuracy_and_the_report_and_advises_no_push_wh
     assert project.git("status", "--porcelain") == ""
 
 
-@pytest.mark.parametrize("way", ["--temp", "--queue"])
+@pytest.mark.parametrize("way", ["--temp", pytest.param("--queue", marks=pytest.mark.slow)])
 def test_training_again_elsewhere_gives_the_same_bytes(project, way):
     again = ["exp", "run", way, "--force", "--single-item", "--name", "again", "train"]
     printed = project.dvc(*again)

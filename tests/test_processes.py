@@ -112,6 +112,7 @@ def assert_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_carried_on_by_another_number_it_ends_in_the_same_bytes(project, alone):
     draw, kills, numbers = random.Random(KILLS), 0, []
     while kills < KILLS:
@@ -144,7 +145,9 @@ ENDS = {
 
 
 @pytest.mark.usefixtures("alone")  # which runs `lr_find`
-@pytest.mark.parametrize("what", ENDS)
+@pytest.mark.parametrize(
+    "what", [pytest.param(what, marks=[pytest.mark.slow] if "stuck" in what else []) for what in ENDS]
+)
 def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
     act, status, line = ENDS[what]
     said = tmp_path / "said"
