@@ -27,7 +27,8 @@ pictures: .venv/ready ## draw a small folder of pictures into data/images/, to t
 	@PYTHONPATH=. python .dvc/pictures.py
 
 test: .venv/ready ## run the tests, two at a time; with SLOW=1 also those that take long
-	@OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(if $(SLOW),,-m 'not slow')
+	@[ "$$SLOW" ] || set -- -m 'not slow'; \
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder "$$@"
 
 kills: .venv/ready ## kill the pipeline six times in each stage, and check that the results are the same
 	@KILLS="$${KILLS:-54}" python -m pytest tests/test_kills.py -rP

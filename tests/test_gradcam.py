@@ -172,6 +172,7 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     return trainer, test.images, masks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_peaks_fall_on_the_shape_far_more_often_than_chance(on_shapes, method):
     trainer, images, masks = on_shapes

@@ -31,6 +31,7 @@ def test_one_that_is_suspended_is_ended_with_the_one_that_waits_for_it():
         assert (busy.wait(), waiting.wait(), is_stuck.is_set()) == (-9, -9, True)
 
 
+@pytest.mark.slow
 def test_many_that_wait_and_look_up_now_and_then_are_ended():
     """Each uses a thousandth of the processor, as PyTorch's and our own threads do while they wait."""
     nap = "import time\nwhile True:\n    time.sleep(0.5)\n    end = time.process_time() + 0.0005\n"
