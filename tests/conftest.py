@@ -12,7 +12,7 @@ from projects import Project, create
 LONGEST = [
     "test_processes.py",
     "pipeline",
-    "test_recipes.py",
+    "test_recipe_commands.py",
     "test_compiling.py",
     "test_gradcam.py",
     "test_many_machines.py",
