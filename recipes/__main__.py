@@ -197,11 +197,15 @@ def run_experiment(name: str, changes: list[str], *options: str) -> None:
 
 
 def end_stage_of(dvc: subprocess.Popen) -> None:
-    """End what DVC runs, but not DVC itself: it has moved HEAD and stashed changes, and now puts them back."""
+    """End what DVC runs, but not DVC itself: it has moved HEAD and stashed changes, and now puts them back.
+
+    A shell between DVC and the stage ends after the stage, which has to tidy up first.
+    """
+    shell = os.environ.get("SHELL", "/bin/sh")  # as DVC chooses it
     with suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(dvc.pid).children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                process.terminate()
+        for process in psutil.Process(dvc.pid).children():
+            for each in process.children() if process.cmdline()[:1] == [shell] else [process]:
+                each.terminate()
 
 
 def queue(recipes: list[str], changes: list[str], force: bool) -> None:

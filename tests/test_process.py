@@ -193,6 +193,15 @@ def test_a_stage_whose_dvc_is_killed_ends_by_itself(monkeypatch):
     assert (out, err) == ("cleaned up\n", "stopped because DVC has ended; run `dvc repro` to continue\n")
 
 
+def test_a_stage_whose_dvc_is_killed_ends_by_itself_even_if_its_shell_lives_on():
+    """As where SHELL is dash, or is not set: `sh -c` then stays between DVC and its stage."""
+    inner = 'DVC_STAGE=train exec sh -c \'"$@"; exit $?\' sh "$@"'
+    dvc = start("sh", "-c", f"({inner}); exit $?", "sh")
+    dvc.kill()
+    out, err = dvc.communicate(timeout=20)
+    assert (out, err) == ("cleaned up\n", "stopped because DVC has ended; run `dvc repro` to continue\n")
+
+
 WRITING_LATE = """
 import os, time
 from pathlib import Path
@@ -201,7 +210,7 @@ from cifar.system.files import write_text
 
 def main():
     print("working", flush=True)
-    while os.getppid() == process.PARENT:
+    while os.getppid() == process.ANCESTORS[0]:
         time.sleep(0.01)
     write_text("artifact.txt", "of the old run")
 

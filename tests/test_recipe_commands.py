@@ -192,9 +192,10 @@ def test_a_stopped_experiment_leaves_the_branch_and_uncommitted_changes_as_they_
     project = create(tmp_path)
     (project.folder / "README.md").write_text("my own")
     command = [sys.executable, "-m", "recipes", "run", "demo", "-S", "lr_find.steps=10", "-S", "epochs=100"]
+    environment = project.environment | {"SHELL": "/bin/sh"}  # Debian's waits for its command, others become it
     with open(tmp_path / "said", "w") as said:
         running = subprocess.Popen(
-            command, cwd=project.folder, env=project.environment, stdout=said, stderr=said, start_new_session=True
+            command, cwd=project.folder, env=environment, stdout=said, stderr=said, start_new_session=True
         )
     while "images, " not in (tmp_path / "said").read_text():
         assert running.poll() is None, (tmp_path / "said").read_text()

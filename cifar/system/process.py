@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from cifar.system.memory import restart_without_block_caches
 
@@ -20,10 +20,27 @@ POLL = 0.5  # seconds between two checks that the parent process is alive
 GRACE = 10  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "run `dvc repro` to continue"
-# The process that started this one. A launcher passes its number, because it may have ended since.
-PARENT = int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
 LONGEST = 1000  # characters of an error's line
 LOST = 75  # exit status of one of several processes when another has ended or does not answer
+
+
+def _ancestors() -> list[int]:
+    """The number of the parent process, and of those above it as far as DVC.
+
+    DVC starts a stage through a shell. Some shells become the stage (bash). Others wait for it (dash), even after DVC
+    has ended.
+    """
+    ancestors = [os.getppid()]
+    if "DVC_STAGE" in os.environ:
+        import psutil  # which DVC needs too, so it is there
+
+        with suppress(psutil.Error):
+            while "DVC_STAGE" in (above := psutil.Process(ancestors[-1])).environ():
+                ancestors.append(above.ppid())
+    return ancestors
+
+
+ANCESTORS = _ancestors()  # at the start
 
 
 class InputError(ValueError):
@@ -81,8 +98,10 @@ def still_wanted() -> None:
 
 
 def _is_abandoned() -> bool:
-    """Only if DVC (it sets DVC_STAGE) or a launcher is the parent: a person who starts a stage by hand may log out."""
-    return ("DVC_STAGE" in os.environ or is_one_of_several()) and os.getppid() != PARENT
+    """Has DVC ended (it sets DVC_STAGE), or the launcher? A person who starts a stage by hand may log out."""
+    if is_one_of_several():  # its launcher passes its own number, because it may have ended before this process asks
+        return os.getppid() != int(os.environ["CIFAR_LAUNCHER"])
+    return "DVC_STAGE" in os.environ and _ancestors() != ANCESTORS
 
 
 def is_one_of_several() -> bool:

@@ -29,7 +29,7 @@ def ending_stuck(limit: float) -> Iterator[threading.Event]:
 
 
 def _watch(limit: float, is_over: threading.Event, is_stuck: threading.Event) -> None:
-    import psutil  # only stages in several processes need it, so a GPU machine may lack it
+    import psutil  # a GPU machine without DVC may lack it, and trains in one process
 
     this, before, ran, rests = psutil.Process(), {}, set(), 0
     while not is_over.wait(LOOKS):
