@@ -38,7 +38,7 @@ CHARTS = {
         "plots/evaluate/reliability.csv", "reliability", "confidence", "accuracy", "Reliability diagram"
     ),
     "confused_pairs": Chart(
-        "plots/misclassified/confused_pairs.csv", "bars", "images", "pair", "Classes most often confused"
+        "plots/misclassified/confused_pairs.csv", "count_bars", "images", "pair", "Classes most often confused"
     ),
 }  # fmt: skip
 COLUMNS = {  # of each table, those that the report needs
