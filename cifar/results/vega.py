@@ -30,11 +30,8 @@ LOOK = {
     "legend": {"orient": "bottom", "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"},
     "title": {"fontSize": 14, "offset": 10},
 }
-DASHES = {
-    "symbolType": "stroke",
-    "symbolSize": 500,
-    "encode": {"symbols": {"update": {"stroke": {"value": "#888888"}}}},
-}
+LINES = {"symbolType": "stroke", "symbolSize": 500}  # in a legend, in place of circles
+GREY_LINES = LINES | {"encode": {"symbols": {"update": {"stroke": {"value": "#888888"}}}}}
 
 
 class Chart(NamedTuple):
@@ -97,9 +94,9 @@ def _recolour(node: Any, colours: Mapping[str, str]) -> None:
         colour["scale"]["range"] = [colours[run] for run in colour["scale"]["domain"]]
         colour["title"] = None
         if isinstance(dash, dict) and dash.get("field"):
-            dash |= {"title": None, "legend": {} if is_alone else DASHES}
+            dash |= {"title": None, "legend": LINES if is_alone else GREY_LINES}
             if is_alone:
-                colour |= {"field": dash["field"], "legend": {}}
+                colour |= {"field": dash["field"], "legend": LINES}
                 colour["scale"] = {"domain": dash["scale"]["domain"], "range": COLOURS}
         elif is_alone:
             colour["legend"] = None
