@@ -184,17 +184,18 @@ def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
     "Better" needs both the interval without 0 and McNemar's p below 5 %: on few images they may disagree.
     """
     a, b = names[0], names[pair.other]
-    low, high = 100 * pair.accuracy.low, 100 * pair.accuracy.high
+    low, high = pair.accuracy.low, pair.accuracy.high
     only_a, only_b, p = pair.discordant
     counts = (
         f"Of {images:,} test images, only {a} gets {only_a:,} right, and only {b} {only_b:,} (McNemar's p {p:.2g})."
     )
     if p < 0.05 and (low > 0 or high < 0):
         better, worse = (b, a) if low > 0 else (a, b)
-        ends = sorted((abs(low), abs(high)))
-        points = f"{abs(100 * pair.accuracy.mean):.2f} points ({ends[0]:.2f} to {ends[1]:.2f})"
+        least, most = sorted((abs(low), abs(high)))
+        points = f"{100 * abs(pair.accuracy.mean):.2f} points ({100 * least:.2f} to {100 * most:.2f})"
         return f"The network of {better} is better than that of {worse} by {points}. {counts}"
-    return f"No difference in accuracy can be seen between {a} and {b} ({low:+.2f} to {high:+.2f} points). {counts}"
+    points = f"{_difference(low, is_share=True)} to {_difference(high, is_share=True)} points"
+    return f"No difference in accuracy can be seen between {a} and {b} ({points}). {counts}"
 
 
 def _overlay(sides: Sequence[Side], names: Sequence[str], chart: str) -> Markup | None:
@@ -224,7 +225,7 @@ def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str,
 
 def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Difference]) -> list[dict[str, str]]:
     is_share = "accuracy" in key or key.endswith(("confidence", "calibration_error", "f1"))
-    cells = [{"value": _value(value, is_share), "difference": "", "interval": ""} for value in values]
+    cells = [{"value": _value(key, value, is_share), "difference": "", "interval": ""} for value in values]
     for k in range(1, len(values)):
         if None in (values[0], values[k]):
             continue
@@ -235,12 +236,14 @@ def _cells(key: str, values: Sequence[float | None], found: Mapping[int, Differe
     return cells
 
 
-def _value(value: Any, is_share: bool) -> str:
+def _value(key: str, value: float | None, is_share: bool) -> str:
     if value is None:
         return "–"
     if isinstance(value, int):
         return f"{value:,}"
-    return words.percent(value) if is_share else f"{value:.4g}"
+    if is_share:
+        return words.percent(value)
+    return f"{value:.4f}" if "loss" in key else f"{value:.4g}"
 
 
 def _difference(value: float, is_share: bool) -> str:
