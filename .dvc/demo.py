@@ -20,9 +20,8 @@ COPIED = (
     ".dvc/plots",
     "data/images/README.md",
 )
-SETTINGS = (
-    "[core]\n    no_scm = true\n"  # .dvc/config.local of a demo, by which a later `make demo` knows its own folder
-)
+# .dvc/config.local of a demo, by which a later `make demo` knows its own folder.
+SETTINGS = "[core]\n    no_scm = true\n"
 
 
 def main() -> None:

@@ -19,8 +19,9 @@ from cifar.nn.saved import load_model
 from cifar.results.predictions import load_predictions
 from cifar.results.scores import log_softmax
 from cifar.system.device import pick_device, prepare
+from cifar.system.errors import InputError
 from cifar.system.files import read_json
-from cifar.system.process import InputError, run
+from cifar.system.process import run
 
 MAJORITY = 3  # of five people
 

@@ -18,7 +18,8 @@ from cifar.data.splits import load_split
 from cifar.nn.inference import normalise, predict
 from cifar.nn.saved import Model, load_model
 from cifar.results.gradcam import CHANNEL_WEIGHTS, heatmaps
-from cifar.system.process import InputError, run
+from cifar.system.errors import InputError
+from cifar.system.process import run
 
 BLOCK = 250  # images at a time
 

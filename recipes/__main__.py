@@ -10,6 +10,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import Any
 import psutil
 
 from cifar.config.params import parse_yaml, read_yaml
+from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
-from cifar.system.process import InputError, Stopped, run
+from cifar.system.process import Stopped, run
 from recipes.values import (
     FOLDER,
     PARAMS,
@@ -190,22 +192,29 @@ def run_experiment(name: str, changes: list[str], *options: str) -> None:
         try:
             status = dvc.wait()
         except Stopped:
-            end_stage_of(dvc)
+            end_stages_of(dvc)
             raise
     if status:
         raise SystemExit(status)
 
 
-def end_stage_of(dvc: subprocess.Popen) -> None:
-    """End what DVC runs, but not DVC itself: it has moved HEAD and stashed changes, and now puts them back.
+def end_stages_of(dvc: subprocess.Popen) -> None:
+    """End each stage that DVC runs until DVC has ended: it has moved HEAD and stashed changes, and puts them back."""
+    while dvc.poll() is None:
+        for stage in stages_of(dvc):
+            stage.terminate()
+        time.sleep(0.2)
 
-    A shell between DVC and the stage ends after the stage, which has to tidy up first.
-    """
-    shell = os.environ.get("SHELL", "/bin/sh")  # as DVC chooses it
-    with suppress(psutil.NoSuchProcess):
+
+def stages_of(dvc: subprocess.Popen) -> list[psutil.Process]:
+    """The stage that DVC runs, if any. A shell between them ends after the stage, which has to tidy up first."""
+    shell = os.environ.get("SHELL") or "/bin/sh"  # as DVC chooses it
+    stages = []
+    with suppress(psutil.Error):
         for process in psutil.Process(dvc.pid).children():
-            for each in process.children() if process.cmdline()[:1] == [shell] else [process]:
-                each.terminate()
+            if "DVC_STAGE" in process.environ():  # not a git, for example
+                stages += process.children() if process.cmdline()[0] == shell else [process]
+    return stages
 
 
 def queue(recipes: list[str], changes: list[str], force: bool) -> None:
@@ -251,4 +260,4 @@ def page(arguments: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run(main, "run the same command again to continue")
+    run(main, "run the same command again to continue", grace=600)  # until DVC has put the workspace in order

@@ -25,8 +25,8 @@ from cifar.config.params import check_params, parse_yaml
 from cifar.results.comparison import mcnemar, seeds_needed, summarise, verdict, welch
 from cifar.results.revisions import experiments, find_commit, git
 from cifar.results.side_by_side import MOST
+from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
-from cifar.system.process import InputError
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
@@ -277,7 +277,7 @@ def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, w
                 "low": difference.low,
                 "high": difference.high,
                 "seeds_needed": seeds_needed(wanted, deviations) if is_known else None,
-                "images": [found for a, b in zip(runs[0], runs[k], strict=True) if (found := images_of(a, b))],
+                "images": [found for a, b in zip(runs[0], runs[k], strict=True) if (found := compare_images(a, b))],
                 "verdict": verdict((names[0], names[k]), pair, difference, wanted),
             }
         )
@@ -304,7 +304,7 @@ def value_of(run: Run, metric: str) -> float:
     return run.metrics[metric]
 
 
-def images_of(a: Run, b: Run) -> dict[str, Any] | None:
+def compare_images(a: Run, b: Run) -> dict[str, Any] | None:
     """McNemar's counts for one seed, or None, after a line on stderr, when the predictions cannot be compared."""
     try:
         (labels, is_correct_a), (others, is_correct_b) = read_predictions(a), read_predictions(b)

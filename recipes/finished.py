@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from cifar.config.params import read_yaml
+from cifar.system.errors import InputError
 from cifar.system.files import forget_killed, read_json, write_csv, write_json
-from cifar.system.process import InputError
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"

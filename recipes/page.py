@@ -20,8 +20,8 @@ from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
 from cifar.results.heatmaps import METHODS, shown_mistakes
 from cifar.system.device import differences
+from cifar.system.errors import InputError
 from cifar.system.files import read_json, write_text
-from cifar.system.process import InputError
 from recipes import errors
 from recipes.finished import COPIED, DATA, read_table
 from recipes.values import flatten

@@ -12,7 +12,7 @@ from typing import Any
 from ruamel.yaml.error import YAMLError
 
 from cifar.config.params import check_params, parse_yaml, read_yaml
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 FOLDER = Path("recipes")
 PARAMS = Path("params.yaml")

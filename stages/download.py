@@ -31,8 +31,8 @@ def main() -> None:
         elif params.dataset == "folder":
             listing = list_images(IMAGES, test_share=params.folder.test_share, seed=params.seed)
             classes, total = listing.classes, sum(map(len, [*listing.train.values(), *listing.test.values()]))
-            bar = progress(None, total, "read", "images")
-            train, test = build_splits(listing, params.folder.size, bar.update)
+            with progress(None, total, "read", "images") as bar:
+                train, test = build_splits(listing, params.folder.size, bar.update)
             save_names("train", train, folder)
             save_names("test", test, folder)
             source = f"of {params.folder.size}x{params.folder.size} pixels in {len(classes)} classes from {IMAGES}/"

@@ -23,9 +23,10 @@ from cifar.nn.saved import check_fits, load_model
 from cifar.results.predictions import PREDICTIONS, Predictions, save_predictions
 from cifar.results.scores import accuracy, all_scores, class_accuracy, predicted_classes, reliability
 from cifar.system.device import pick_device, prepare
+from cifar.system.errors import printable
 from cifar.system.files import write_csv, write_json
 from cifar.system.launch import launch
-from cifar.system.process import printable, run
+from cifar.system.process import run
 from cifar.system.processes import leave_to_first
 
 

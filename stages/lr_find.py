@@ -24,7 +24,7 @@ from cifar.system.launch import launch
 from cifar.system.process import run
 from cifar.system.processes import leave_to_first
 from cifar.system.progress import progress
-from cifar.training.lr_sweep import at_the_ends, suggest, sweep
+from cifar.training.range_test import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 from cifar.training.shards import check_shards
 from cifar.training.trainer import TrainerSpec, build_trainer

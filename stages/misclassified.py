@@ -25,8 +25,9 @@ from cifar.results.predictions import (
     spread_over_classes,
 )
 from cifar.results.sheets import draw_sheet
+from cifar.system.errors import printable
 from cifar.system.files import write_csv
-from cifar.system.process import printable, run
+from cifar.system.process import run
 
 FOLDER = Path("plots/misclassified")
 COLUMNS = 5

@@ -17,10 +17,11 @@ from cifar.data.splits import hold_out, load_classes, load_split, load_statistic
 from cifar.results.heatmaps import load_heatmaps
 from cifar.results.predictions import load_predictions
 from cifar.results.report import Pictures, render
-from cifar.results.vega import draw
-from cifar.results.written import CHARTS, load_run
+from cifar.results.vega import CHARTS, draw
+from cifar.results.written import load_run
+from cifar.system.errors import InputError
 from cifar.system.files import write_text
-from cifar.system.process import InputError, run
+from cifar.system.process import run
 
 PAGE = Path("report/index.html")
 FOLDER = Path("plots/report")

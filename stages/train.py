@@ -25,7 +25,7 @@ from cifar.system.processes import leave_to_first
 from cifar.training.checkpoint import open_checkpoints
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit
-from cifar.training.lr_sweep import choose_rates
+from cifar.training.range_test import choose_rates
 from cifar.training.schedules import plan
 from cifar.training.shards import check_shards
 from cifar.training.trainer import TrainerSpec, build_trainer

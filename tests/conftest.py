@@ -26,7 +26,8 @@ def pytest_configure(config):
     what a person has set for Git or for runs of the pipeline is not for the tests.
     """
     own = "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROCESSES", "NODES", "NODE", "RENDEZVOUS", "CARRY_ON"
-    for name in [name for name in os.environ if name in own or name.startswith("GIT_")]:
+    prefixes = "GIT_", "DVC_", "CIFAR_", "TORCHELASTIC_"
+    for name in [name for name in os.environ if name in own or name.startswith(prefixes)]:
         del os.environ[name]
     os.environ["GIT_CONFIG_GLOBAL"] = os.devnull
     if config.option.markexpr != "gpu":

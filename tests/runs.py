@@ -14,8 +14,8 @@ from cifar.results.heatmaps import Heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes
 from cifar.results.report import Pictures, render
 from cifar.results.scores import expected_calibration_error, reliability
-from cifar.results.vega import draw
-from cifar.results.written import CHARTS, Run
+from cifar.results.vega import CHARTS, draw
+from cifar.results.written import Run
 from cifar.system.files import write_csv, write_json, write_text
 
 ROOT = Path(__file__).parents[1]

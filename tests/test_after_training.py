@@ -23,7 +23,7 @@ from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, load_model, save_model
 from cifar.results.gradcam import heatmaps, overlay
 from cifar.results.predictions import Predictions, save_predictions
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from stages import evaluate, gradcam, misclassified
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ import torch
 from cifar.data.batches import feed, source_of, training_batches
 from cifar.data.policy import build_policy
 from cifar.data.splits import Batch, Split
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 MEAN = [0.491400, 0.482158, 0.446531]
 CPU = torch.device("cpu")

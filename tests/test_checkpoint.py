@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 from specs import AIRNET, GREY, trainer_spec
 
 from cifar.config.fingerprint import fingerprint
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.checkpoint import Checkpoints, carries_on
 from cifar.training.loop import resume
 from cifar.training.trainer import build_trainer
@@ -133,19 +134,21 @@ def test_memory_that_runs_out_sets_no_checkpoint_aside(root, monkeypatch, step, 
 def test_a_folder_that_another_process_deletes_while_old_ones_are_pruned_is_no_hindrance(root, monkeypatch):
     for number in range(7):
         (root / f".checkpoints/train-{number}").mkdir(parents=True)
-    is_dir = Path.is_dir
+        (root / f".checkpoints/train-{number}/00001-ab.pt").touch()
+    is_dir, deleted = Path.is_dir, ["train-0", "train-6"]
 
     def is_dir_until_now(path: Path) -> bool:
         answer = is_dir(path)
-        if path.name in ("train-0", "train-6"):
-            path.rmdir()
+        if path.name in deleted:
+            deleted.remove(path.name)
+            shutil.rmtree(path)
         return answer
 
     monkeypatch.setattr(Path, "is_dir", is_dir_until_now)
     checkpoints = Checkpoints("a", {})
     checkpoints.save(1, state_of(1))
     assert checkpoints.load()["history"] == state_of(1)["history"]
-    assert len(list((root / ".checkpoints").glob("train-*"))) == 4
+    assert len(list((root / ".checkpoints").glob("train-*"))) == 4 and not deleted
 
 
 def test_a_lock_whose_folder_is_deleted_at_that_moment_is_tried_again(root, monkeypatch):
@@ -217,6 +220,18 @@ def test_trainings_in_use_do_not_count_among_those_that_are_kept(root):
     held += [Checkpoints("f", {})]
     Checkpoints("a", {})
     assert sorted(path.name[0] for path in (root / ".checkpoints").iterdir()) == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_trainings_that_ended_before_their_first_checkpoint_push_none_out(root):
+    kept = Checkpoints("kept", {})
+    kept.save(1, state_of(1))
+    (kept.folder / ".00002-ab.pt.1.part").write_text("half written by a process that was killed")
+    del kept
+    for name in "bcdef":
+        Checkpoints(name, {})
+    assert sorted(path.name.partition("-")[0] for path in (root / ".checkpoints").iterdir()) == ["f", "kept"]
+    assert Checkpoints("kept", {}).load()["history"][0]["epoch"] == 1
+    assert [path.suffix for path in sorted((root / ".checkpoints").glob("kept-*/*"))] == [".pt", ""]
 
 
 def test_a_run_waits_for_one_that_is_about_to_end():

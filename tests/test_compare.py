@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from projects import Project
 
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from recipes import compare
 from recipes.__main__ import parse
 from recipes.compare import Contender, Plan, Run, as_text, conclude, is_of, stages_up_to

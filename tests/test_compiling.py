@@ -14,7 +14,7 @@ import torch._inductor.config as inductor
 from specs import AIRNET, GREY, LOSS, MUON, changed, trainer_spec
 
 from cifar.data.splits import Batch
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.compiling import Compiled, compile_seconds
 from cifar.training.trainer import Trainer, build_trainer
 

@@ -16,7 +16,7 @@ from dvc.utils.serialize import modify_yaml
 
 from cifar.config.params import Declared, check_params, load_params, read_yaml
 from cifar.config.schema import Params
-from cifar.results.written import CHARTS
+from cifar.results.vega import CHARTS
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]

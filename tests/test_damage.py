@@ -14,7 +14,7 @@ from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, pack, publish, put
 from cifar.data.archive import find_dataset, load_archive
 from cifar.data.download import Unusable
 from cifar.data.splits import Split, load_classes, load_split, save_classes, save_split
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 HEADER = 128  # bytes of a .npy file before its numbers

@@ -18,7 +18,7 @@ from specs import CIFAR
 from cifar.__main__ import parse as parse_cifar
 from cifar.config.params import check_params, read_yaml
 from cifar.nn.networks import build_network
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from recipes.__main__ import parse
 
 ROOT = Path(__file__).parents[1]

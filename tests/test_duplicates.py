@@ -7,7 +7,7 @@ import pytest
 from cifar.data.duplicates import counts, find_duplicates, hashes, load_unique, parts, save_duplicates
 from cifar.data.shapes import draw_split
 from cifar.data.splits import Split
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 

@@ -9,8 +9,7 @@ import vl_convert
 from browser import assert_quiet, needs_chromium
 from runs import ROOT, make
 
-from cifar.results.vega import specification
-from cifar.results.written import CHARTS
+from cifar.results.vega import CHARTS, specification
 
 
 @needs_chromium

@@ -17,7 +17,7 @@ from cifar.nn.inference import predict
 from cifar.nn.networks import Task, build_network
 from cifar.nn.plain import plain
 from cifar.nn.saved import Model, load_model
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 CLASSES = ["plain", 'with "quotes"', "Käse", *(f"class {k}" for k in range(3, 10))]
 COMMON = {"Add", "Cast", "Conv", "Gemm", "Mul", "Reshape", "Sub", "Transpose"}

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cifar.system.errors import InputError
 from cifar.system.files import (
     check_checksums,
     read_array,
@@ -19,7 +20,6 @@ from cifar.system.files import (
     write_json,
     write_text,
 )
-from cifar.system.process import InputError
 
 
 def test_a_failure_leaves_the_old_file_and_nothing_half_written(tmp_path):

@@ -15,7 +15,7 @@ from scmrepo.git import Git
 
 from cifar.data.folder import Pictures, build_splits, list_images
 from cifar.data.splits import load_classes, load_split
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from stages import download
 
 ROOT = Path(__file__).parents[1]

@@ -18,8 +18,8 @@ from cifar.nn.saved import Model, save_model
 from cifar.results.charts import draw_range_test
 from cifar.results.predictions import Predictions, save_predictions
 from cifar.results.sheets import draw_sheet
+from cifar.system.errors import InputError
 from cifar.system.files import write_array, write_csv, write_json, write_text
-from cifar.system.process import InputError
 from cifar.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[1]

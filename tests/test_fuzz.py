@@ -29,10 +29,10 @@ from cifar.results.predictions import (
     save_mistakes,
     save_predictions,
 )
+from cifar.system.errors import LONGEST, InputError, one_line
 from cifar.system.files import read_array, sha256, write_array, write_json
-from cifar.system.process import LONGEST, InputError, one_line
 from cifar.training.checkpoint import parse_checkpoint
-from cifar.training.lr_sweep import Suggestion
+from cifar.training.range_test import Suggestion
 
 ROOT = Path(__file__).parents[1]
 CASES = int(os.environ.get("FUZZ", 400))

@@ -17,7 +17,7 @@ from benchmarks.gpu.plan import Step, outcomes, read_rows
 from benchmarks.gpu.programs import running
 from benchmarks.gpu.runs import Lab, epoch_speeds
 from benchmarks.gpu.summary import summary
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "dvc", "xdist", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine

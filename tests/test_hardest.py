@@ -12,7 +12,7 @@ from torch import nn
 from cifar.config.schema import ModelSpec, NoFilter, Proxy
 from cifar.data.splits import Batch
 from cifar.nn.networks import Network
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.hardest import Filter, build_filter
 from cifar.training.trainer import build_loss, build_trainer, train_epoch
 

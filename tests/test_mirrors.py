@@ -19,7 +19,7 @@ from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, contents, md5, pack, put
 
 from cifar.data.archive import find_dataset
 from cifar.data.download import Limits
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 PATIENT = Limits(connect=20, silence=20, deadline=60, size=2**20)
 IMPATIENT, WARY = replace(PATIENT, silence=0.5), replace(PATIENT, silence=1)

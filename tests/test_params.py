@@ -14,7 +14,7 @@ from specs import CIFAR
 
 from cifar.config.params import check_params, load_params, read_yaml
 from cifar.config.schema import LAYERS, ModelSpec, Params
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 GOOD = read_yaml(ROOT / "params.yaml") | {

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from cifar.data.pictures import find_pictures, read_picture
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 RANDOM = np.random.default_rng(0)
 PIXELS = RANDOM.integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -15,7 +15,7 @@ from pixels import augmented
 
 from cifar.config.params import check_params, read_yaml
 from cifar.data.policy import augment_batch, build_policy, known_transforms
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 MEAN = [0.491400, 0.482158, 0.446531]

@@ -15,7 +15,7 @@ from cifar.results.predictions import (
     save_predictions,
     spread_over_classes,
 )
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 CLASSES = [f"class{k}" for k in range(10)]
 

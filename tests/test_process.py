@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar.system.process import InputError, one_line, run
+from cifar.system.errors import InputError, one_line
+from cifar.system.process import run
 from cifar.system.progress import is_terminal, progress
 
 ROOT = Path(__file__).parents[1]
@@ -100,10 +101,10 @@ run(main)
 """
 
 
-def start(*before: str, program: str = WORKING) -> subprocess.Popen:
+def start(*before: str, program: str = WORKING, folder: Path = ROOT) -> subprocess.Popen:
     """A process that works until it is told to end, and has begun to; `before` are the words that start it."""
     command = [*before, sys.executable, "-c", program]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "working\n"
     return process
 
@@ -223,7 +224,7 @@ def test_a_stage_whose_dvc_is_killed_writes_nothing_over_a_newer_runs_files(monk
     monkeypatch.setenv("DVC_STAGE", "evaluate")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.chdir(tmp_path)
-    shell = start("sh", "-c", '"$@"; exit $?', "sh", program=WRITING_LATE)
+    shell = start("sh", "-c", '"$@"; exit $?', "sh", program=WRITING_LATE, folder=tmp_path)
     (tmp_path / "artifact.txt").write_text("of the newer run")
     shell.kill()
     _, err = shell.communicate(timeout=20)

@@ -23,9 +23,9 @@ import torch
 from dvc.utils.hydra import apply_overrides
 from projects import ROOT, TINY, Project, create
 
+from cifar.system.errors import InputError
 from cifar.system.launch import launch
 from cifar.system.machines import meeting_point
-from cifar.system.process import InputError
 
 KILLS = int(os.environ.get("SHARED_KILLS", 3))
 LONGEST = 8.0  # seconds from the start of a shared training to its end
@@ -103,7 +103,7 @@ def wait_for_processes(train: psutil.Popen, count: int) -> list[psutil.Process]:
 
 
 def wait_for_epoch(said: Path, train: psutil.Popen) -> None:
-    while "epoch " not in said.read_text() and train.poll() is None:
+    while not re.search("^epoch ", said.read_text(), re.MULTILINE) and train.poll() is None:
         time.sleep(0.02)
 
 
@@ -151,6 +151,7 @@ ENDS = {
 def test_the_end_of_a_shared_training_is_one_line(project, tmp_path, what):
     act, status, line = ENDS[what]
     said = tmp_path / "said"
+    shutil.rmtree(project.folder / ".checkpoints", ignore_errors=True)  # all epochs lie ahead
     train = start(with_variables(project, PROCESSES=2), said)
     children = wait_for_processes(train, 2)
     wait_for_epoch(said, train)
@@ -173,6 +174,9 @@ def test_as_many_processes_as_cores_at_most_the_shards_end_when_their_launcher_i
     train.kill()
     train.wait()
     assert_gone(children)
+
+
+STOPPED = "interrupted; run the same commands on all machines to continue\n"
 
 
 def free_port() -> int:
@@ -205,7 +209,8 @@ def test_two_machines_give_the_same_bytes(project, alone, tmp_path):
 # The second machine's launcher rests for a second between saying that it is done and asking whether all are. With FAILS
 # the first machine's process fails when the second's has made that file and ended well.
 LEAVING = """
-from cifar.system.process import InputError, run, start_stage
+from cifar.system.errors import InputError
+from cifar.system.process import run, start_stage
 start_stage(__name__)
 import os, time
 from pathlib import Path
@@ -264,7 +269,7 @@ def test_the_end_of_one_machine_is_that_of_the_other(project, tmp_path, variable
     ]
 
 
-def test_a_machine_that_waits_for_the_others_ends_on_ctrl_c(project, tmp_path):
+def test_the_first_machine_waits_for_the_others_and_ends_on_ctrl_c(project, tmp_path):
     said, nodes = tmp_path / "said", two_nodes()
     train = start(with_variables(project, NODE=0, **nodes), said)
     address, _, port = nodes["RENDEZVOUS"].partition(":")
@@ -273,7 +278,34 @@ def test_a_machine_that_waits_for_the_others_ends_on_ctrl_c(project, tmp_path):
             break
         time.sleep(0.1)
     train.send_signal(signal.SIGINT)
-    assert (train.wait(60), said.read_text()) == (130, "interrupted; run `dvc repro` to continue\n")
+    assert (train.wait(60), said.read_text()) == (130, STOPPED)
+
+
+WAITING = """
+from cifar.system.process import run, start_stage
+start_stage(__name__)
+from cifar.system import launch, machines
+
+def refused(point):
+    answers = machines_answers(point)
+    print("waiting", flush=True)
+    return answers
+
+machines_answers, machines._answers = machines._answers, refused
+run(lambda: launch.launch(4))
+"""
+
+
+def test_another_machine_waits_for_the_first_and_ends_on_ctrl_c(project, tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    waiting = subprocess.Popen(
+        [sys.executable, tmp_path / "waiting.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=with_variables(project, NODE=1, PYTHONPATH=ROOT, **two_nodes()).environment, text=True,
+    )  # fmt: skip
+    assert waiting.stdout.readline() == "waiting\n"
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate(timeout=20)
+    assert (waiting.returncode, said) == (130, STOPPED)
 
 
 def test_machines_with_different_numbers_of_processes_are_refused(project, tmp_path):
@@ -297,7 +329,7 @@ def test_machines_with_different_params_are_refused(project, tmp_path):
 
 
 def test_machines_with_different_environments_are_refused(project, tmp_path):
-    (first, said), (second, _) = start_nodes(project, tmp_path, OMP_NUM_THREADS="2")
+    (first, said), (second, _) = start_nodes(with_variables(project, OMP_NUM_THREADS=1), tmp_path, OMP_NUM_THREADS="2")
     assert (first.wait(), second.wait()) == (1, 1)
     (line,) = said.read_text().splitlines()
     assert line.startswith(

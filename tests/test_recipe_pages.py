@@ -11,7 +11,7 @@ import pytest
 from test_docs import rows
 
 from cifar.config.params import read_yaml
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.loop import epoch_line, total_line
 from recipes import errors, finished, page
 from recipes.__main__ import page as command

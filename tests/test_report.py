@@ -21,8 +21,9 @@ from cifar.results.predictions import Predictions, find_mistakes
 from cifar.results.report import Pictures
 from cifar.results.scores import expected_calibration_error, reliability
 from cifar.results.tiles import colour_bar, heatmap_sheet, image_sheet
-from cifar.results.written import CHARTS, load_run
-from cifar.system.process import InputError
+from cifar.results.vega import CHARTS
+from cifar.results.written import load_run
+from cifar.system.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("at_the_root")
 

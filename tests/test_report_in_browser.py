@@ -8,7 +8,7 @@ from browser import assert_quiet, needs_chromium
 from runs import HOSTILE, ROOT, make, page_of
 
 from cifar.results.predictions import Predictions, find_mistakes
-from cifar.results.written import CHARTS
+from cifar.results.vega import CHARTS
 
 pytestmark = [needs_chromium, pytest.mark.usefixtures("at_the_root")]
 

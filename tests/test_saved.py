@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar.data.splits import Statistics
 from cifar.nn.networks import Task, build_network
 from cifar.nn.saved import Model, check_fits, load_model, save_model
-from cifar.system.process import InputError, one_line
+from cifar.system.errors import InputError, one_line
 
 SPEC = {"name": "custom_resnet", "logit_scale": 0.125}
 STATISTICS = Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))

@@ -23,7 +23,7 @@ from cifar.results.scores import (
     predicted_classes,
     top_k_accuracy,
 )
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 
 def draw(count: int, spread: float = 3.0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from specs import AIRNET, MUON, RESNET18, SGD, STATISTICS, changed, trainer_spec
 from cifar.config.schema import Lookahead, Proxy
 from cifar.data.splits import Batch
 from cifar.nn.inference import normalise
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.hardest import build_filter
 from cifar.training.shards import check_shards, cut, tree_sum
 from cifar.training.trainer import Trainer, build_trainer, train_epoch

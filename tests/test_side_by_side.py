@@ -27,9 +27,8 @@ from cifar.results.side_by_side import (
     verdict,
     write_page,
 )
-from cifar.results.vega import COLOURS
-from cifar.results.written import CHARTS
-from cifar.system.process import InputError
+from cifar.results.vega import CHARTS, COLOURS
+from cifar.system.errors import InputError
 
 PAGE = Path("report/comparison.html")
 pytestmark = pytest.mark.usefixtures("at_the_root")

@@ -16,7 +16,7 @@ from cifar.data.splits import (
     save_classes,
     save_split,
 )
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
 LABELS = np.arange(20, dtype=np.uint8) % 10

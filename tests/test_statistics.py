@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cifar.data.splits import Split
 from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class, refuse_constant
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 CLASSES = [f"class{k}" for k in range(10)]
 

@@ -21,7 +21,7 @@ from cifar.data.splits import Batch, Split, load_train_and_val, save_classes, sa
 from cifar.nn.inference import predict
 from cifar.nn.networks import build_network
 from cifar.nn.summary import summary
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.checkpoint import Checkpoints
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit, measure, summarise, watch

@@ -11,7 +11,7 @@ from specs import ADAM, MUON, SGD, STATISTICS, changed, trainer_spec
 from cifar.config.schema import NLL, CrossEntropy, ExponentialAverage, Lookahead
 from cifar.data.splits import Batch
 from cifar.nn.inference import normalise
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.averaging import build_average
 from cifar.training.trainer import Trainer, build_loss, build_trainer, train_epoch
 

@@ -7,8 +7,9 @@ from damage import FUZZ, damaged
 from runs import make, write_run
 
 from cifar.results.report import render
-from cifar.results.written import CHARTS, load_run
-from cifar.system.process import InputError, one_line
+from cifar.results.vega import CHARTS
+from cifar.results.written import load_run
+from cifar.system.errors import InputError, one_line
 
 pytestmark = pytest.mark.usefixtures("at_the_root")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar.config.params import read_yaml
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 WRONG_FILES = [
     ("", "holds nothing, expected keys with values"),

@@ -20,7 +20,8 @@ from benchmarks.gpu.plan import Step, Work, steps
 from benchmarks.gpu.runs import Lab, files_to_keep, slug
 from benchmarks.gpu.summary import summary
 from benchmarks.report import machine
-from cifar.system.process import InputError, one_line, run
+from cifar.system.errors import InputError, one_line
+from cifar.system.process import run
 
 RESULTS = Path(__file__).with_name("results")
 TOGETHER = 2  # steps that may share the GPU: small batches leave it idle between two kernels

@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from cifar.system.errors import InputError
 from cifar.system.files import read_json, replacing, write_json
-from cifar.system.process import InputError
 
 RESULTS, FILES = "results.json", "runs.zip"
 STATES = "done", "failed", "stopped", "running"

@@ -11,7 +11,7 @@ from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.programs import running
 from benchmarks.gpu.runs import ALL_STAGES, ROOT, Lab, Run, Tell, complete, prepare_data, slug
 from benchmarks.gpu.speed import KINDS
-from cifar.system.process import InputError, one_line
+from cifar.system.errors import InputError, one_line
 
 FIRST_SYSTEMS = "resnet18-layernorm", "eva5-s9"  # no machine has run them to their end
 OTHER_SYSTEMS = "eva4-s8", "eva4-s11", "eva6-s8"

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 GRACE = 3  # seconds that a program may take to end after SIGTERM, before SIGKILL
 

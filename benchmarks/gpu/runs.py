@@ -76,7 +76,7 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
     stages = [stage for stage in run.stages if stage != "lr_find" or run.stages == ALL_STAGES or finds_rates(values)]
     lay_out(folder, values)
     if run.stages != ALL_STAGES:
-        lend_data(lab, folder, with_rates="lr_find" not in stages)
+        lend_data(lab, folder, skips_range_test="lr_find" not in stages)
     seconds, log = {}, folder / "log.txt"
     for stage in stages:
         started = time.monotonic()
@@ -129,8 +129,8 @@ def prepare_data(lab: Lab) -> Iterator[None]:
     (folder / "ready").touch()
 
 
-def lend_data(lab: Lab, folder: Path, with_rates: bool) -> None:
-    """Give a run the prepared data; `with_rates` a range test without a result, for recipes that state their rates."""
+def lend_data(lab: Lab, folder: Path, skips_range_test: bool) -> None:
+    """Give a run the prepared data; if it `skips_range_test`, because its rates are stated, an empty result too."""
     data = folder / "data/dataset"
     data.parent.mkdir(exist_ok=True)
     if not data.exists():
@@ -138,7 +138,7 @@ def lend_data(lab: Lab, folder: Path, with_rates: bool) -> None:
     shutil.copy(lab.scratch / "data/data/duplicates.csv", data.parent)
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(lab.scratch / "data/metrics/stats.json", folder / "metrics")
-    if with_rates:
+    if skips_range_test:
         write_json(folder / "metrics/lr_find.json", {"steps": 0})
 
 

@@ -21,7 +21,7 @@ from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.data.splits import Batch
 from cifar.system.device import prepare
-from cifar.system.process import one_line
+from cifar.system.errors import one_line
 from cifar.training.compiling import compile_seconds
 from cifar.training.trainer import train_epoch
 

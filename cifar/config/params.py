@@ -8,8 +8,8 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from cifar.config.schema import Params
+from cifar.system.errors import InputError
 from cifar.system.files import read_json
-from cifar.system.process import InputError
 
 AnySection = TypeVar("AnySection", bound=BaseModel)
 

@@ -16,8 +16,6 @@ LAYERS = {  # where Grad-CAM can look, shallow to deep
     "custom_resnet": ("prep", "layer1", "layer2", "layer3"),
     "resnet18": ("prep", "layer1", "layer2", "layer3", "layer4"),
 }
-
-
 SMALLEST_STD = 1e-9  # of a billion equal pixels and one that differs by one level it is 1.2e-7
 
 

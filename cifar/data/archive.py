@@ -15,7 +15,7 @@ import numpy as np
 
 from cifar.data.download import LIMITS, Limits, Unusable, check_md5, fetch
 from cifar.data.splits import Split
-from cifar.system.process import InputError, one_line, printable
+from cifar.system.errors import InputError, one_line, printable
 
 LARGEST = 2**26  # bytes of a file in the archive; the batches have 31 million
 LONGEST = 250  # characters about one source in a message

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from cifar.data.policy import Policy, augment_batch
 from cifar.data.splits import Batch, Split, epoch_batches
-from cifar.system.process import SIGNALS, InputError
+from cifar.system.device import cores
+from cifar.system.errors import InputError
+from cifar.system.process import SIGNALS
 
 BLOCK = 5000  # images copied to a device at a time
 
@@ -32,7 +34,7 @@ def feed(
     count = len(split.labels)
     if batch_size > count:
         raise InputError(f"batch_size is {batch_size}, it must be at most the {count} images left to train on")
-    workers = 0 if device.type == "cpu" or policy.is_batched else len(os.sched_getaffinity(0)) - 1
+    workers = 0 if device.type == "cpu" or policy.is_batched else cores() - 1
     if device.type == "cpu" or workers:
         source = Source(partial(_take, split), count)
     else:

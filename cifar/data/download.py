@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 import requests
 from urllib3.exceptions import HTTPError, LocationValueError, ReadTimeoutError
 
-from cifar.system.process import one_line, printable
+from cifar.system.errors import one_line, printable
 from cifar.system.progress import progress
 
 CHUNK = 2**16  # bytes

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from cifar.data.splits import Split
+from cifar.system.errors import InputError
 from cifar.system.files import missing, write_csv
-from cifar.system.process import InputError
 
 DUPLICATES = Path("data/duplicates.csv")
 GRID = 8  # parts of an image's height and of its width

@@ -12,8 +12,9 @@ import numpy as np
 from cifar.config.schema import CLASS_COUNTS
 from cifar.data.pictures import find_pictures, read_picture
 from cifar.data.splits import FOLDER, Split, label_dtype
+from cifar.system.device import cores
+from cifar.system.errors import InputError, printable
 from cifar.system.files import write_text
-from cifar.system.process import InputError, printable
 
 IMAGES = Path("data/images")
 LAYOUT = "put pictures into {0}/<class>/, or into {0}/train/<class>/ and {0}/test/<class>/; {0}/README.md has more"
@@ -77,7 +78,7 @@ class Pictures:
 
 
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))  # Pillow decodes and resizes without Python's lock
+    return ThreadPoolExecutor(cores())  # Pillow decodes and resizes without Python's lock
 
 
 def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:

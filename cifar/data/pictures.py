@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from cifar.system.process import InputError, is_out_of_memory, one_line
+from cifar.system.errors import InputError, is_out_of_memory, one_line
 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"
 NAMES = "PNG, JPEG, WebP, BMP, TIFF or GIF"

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
-from cifar.system.process import InputError, is_out_of_memory
+from cifar.system.errors import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
@@ -113,9 +113,7 @@ def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequen
             images = transform(images, Draws(np.random.default_rng([*key, number]), index, epoch, seed))
     except InputError:
         raise
-    except (
-        ValueError
-    ) as error:  # a random number from an empty range: the images are smaller than what is cut from them
+    except ValueError as error:  # a random number from an empty range: what is cut is larger than the images
         raise InputError(f"augment does not work on {' x '.join(map(str, images.shape[1:]))}: {error}") from None
     if images.shape[1:] != (policy.size, policy.size, 3):
         raise _shape_varies(policy.size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cifar.config.params import read_section
 from cifar.config.schema import CLASS_COUNTS, SIZES, Mean, Result, Std
+from cifar.system.errors import InputError, printable
 from cifar.system.files import (
     check_checksums,
     map_array,
@@ -20,7 +21,6 @@ from cifar.system.files import (
     write_checksums,
     write_text,
 )
-from cifar.system.process import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor  # a second to import, and not every stage computes with it

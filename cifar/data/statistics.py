@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from cifar.data.splits import Split
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 CHANNELS = ("red", "green", "blue")
 BLOCK = 1000 * 32 * 32  # pixels at a time, to bound the memory

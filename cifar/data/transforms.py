@@ -121,9 +121,7 @@ def cut_out(images: Tensor, holes: np.ndarray, fill: float | Sequence[float]) ->
         left, top, right, bottom = hole[..., None].unbind(1)
         has_row = (rows >= top) & (rows < bottom)  # (N, H)
         row = ((columns >= left) & (columns < right)).repeat_interleave(3, dim=1).to(torch.uint8)  # (N, 3 W)
-        choices = torch.stack([torch.zeros_like(row), row], 1).view(
-            -1, 3 * width
-        )  # each image's row without, with a hole
+        choices = torch.stack([torch.zeros_like(row), row], 1).view(-1, 3 * width)  # each image's row without, with it
         choice = 2 * torch.arange(count, device=images.device)[:, None] + has_row  # (N, H)
         is_hole |= choices.index_select(0, choice.flatten()).view(is_hole.shape)
     before, colour = images.reshape(is_hole.shape), _colour(fill, images).repeat(width)

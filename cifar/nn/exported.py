@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from cifar.data.splits import Statistics
-from cifar.nn.inference import PIXELS, images_of, normalise
+from cifar.nn.inference import PIXELS, images_at_once, normalise
 from cifar.nn.plain import plain
 from cifar.nn.saved import Model
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.system.progress import progress
 
 OPSET = 20  # the first version of ONNX's operators with GELU, from November 2023
@@ -66,7 +66,7 @@ def run_onnx(content: bytes, images: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    batch_size = images_of(images.shape, PIXELS)
+    batch_size = images_at_once(images.shape, PIXELS)
     starts = range(0, len(images), batch_size)
     batches = (
         images[start : start + batch_size] for start in progress(starts, len(starts), "onnx", "batches", delay=1)

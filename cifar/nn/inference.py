@@ -14,7 +14,7 @@ from cifar.system.progress import progress
 PIXELS = 500 * 32 * 32  # of the images that a network takes at a time, to bound the memory
 
 
-def images_of(shape: tuple[int, ...], pixels: int) -> int:
+def images_at_once(shape: tuple[int, ...], pixels: int) -> int:
     """How many images of an array of this shape (N, H, W, 3) have so many pixels together: one or more."""
     return max(1, pixels // (shape[1] * shape[2]))
 
@@ -43,7 +43,7 @@ def predict(
     progress bar, which appears after a second, is called `label`. Several processes share the pieces of `batch_size`
     images (by default as many as have PIXELS pixels), and each gets all logits.
     """
-    batch_size = batch_size or images_of(images.shape, PIXELS)
+    batch_size = batch_size or images_at_once(images.shape, PIXELS)
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

@@ -191,7 +191,7 @@ class AirNet(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.prep(images)  # (N, 24, 31, 31)
-        x = self.layer3(self.layer2(self.layer1(x)))  # (N, C, 3, 3), after maps of 15x15 and 7x7
+        x = self.layer3(self.layer2(self.layer1(x)))  # (N, K, 3, 3), after maps of 15x15 and 7x7
         return self.linear(self.pool(x).flatten(1)) * self.logit_scale
 
     def fit_to(self, images: Tensor) -> None:
@@ -210,9 +210,9 @@ class AirNet(Network):
 def whitening_filters(images: Tensor) -> Tensor:
     """Filters (24, 3, 2, 2) that whiten the patches of images (N, 3, H, W): outputs uncorrelated, of unit variance.
 
-    They are the eigenvectors of the patches' covariance, each divided by the square root of its eigenvalue, and their
-    negatives. A small constant under the root keeps noise from being amplified. Page, "How to Train Your ResNet 8"
-    (2019), in the form of airbench94.
+    They are the eigenvectors of the patches' second moments (no mean is subtracted), each divided by the square root of
+    its eigenvalue, and their negatives. A small constant under the root keeps noise from being amplified. Page, "How to
+    Train Your ResNet 8" (2019), in the form of airbench94.
     """
     patches = images.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # (N, 3, H-1, W-1, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * PATCH**2)

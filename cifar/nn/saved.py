@@ -17,8 +17,8 @@ from cifar.config.params import read_section
 from cifar.config.schema import CLASS_COUNTS, IMAGE_SIZE, SIZES, Mean, ModelSpec, Result, Std
 from cifar.data.splits import Statistics
 from cifar.nn.networks import Task, build_network
+from cifar.system.errors import InputError, is_out_of_memory, printable
 from cifar.system.files import missing, replacing, write_json
-from cifar.system.process import InputError, is_out_of_memory, printable
 
 FOLDER = Path("models")
 

@@ -122,9 +122,7 @@ def _max_pool(images: Tensor, pool: int, maxima: Tensor, max_indices: Tensor) ->
 
 def _max_unpool(gradient: Tensor, max_indices: Tensor, pool: int, size: int) -> Tensor:
     """The adjoint of `_max_pool`: gradient (n, h, h, K) to (n, H, H, K), which is 0 except at the maxima."""
-    images = gradient.new_empty(
-        len(gradient), size, size, gradient.shape[3]
-    )  # the pooling's input: only its shape counts
+    images = gradient.new_empty(len(gradient), size, size, gradient.shape[3])  # the pooling's input: its shape counts
     gradient, images, indices = (values.permute(0, 3, 1, 2) for values in (gradient, images, max_indices.long()))
     window, stride, padding, dilation, ceil_mode = [pool, pool], [pool, pool], [0, 0], [1, 1], False
     unpooled = torch.ops.aten.max_pool2d_with_indices_backward(

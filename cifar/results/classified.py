@@ -17,7 +17,7 @@ from cifar.nn.inference import predict
 from cifar.nn.saved import Model, load_model
 from cifar.results.scores import log_softmax
 from cifar.system.device import pick_device, prepare
-from cifar.system.process import InputError, one_line, printable
+from cifar.system.errors import InputError, one_line, printable
 from cifar.system.progress import progress
 
 CHUNK = 100  # pictures that are read before the network sees them

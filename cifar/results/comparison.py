@@ -10,9 +10,8 @@ import numpy as np
 from scipy import special, stats
 
 CONFIDENCE = 0.95
-POWER = (
-    0.8  # the usual choice (Cohen, "Statistical Power Analysis", 1988): a true difference is seen four times in five
-)
+# The usual choice (Cohen, "Statistical Power Analysis", 1988): a true difference is seen four times in five.
+POWER = 0.8
 MOST_SEEDS = 1_000_000  # the search for a number of seeds ends here
 
 
@@ -53,10 +52,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
     mean = float(np.mean(b) - np.mean(a))
     if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return Difference(mean, None, None)
-    squares = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)  # of the means' standard errors
-    freedom = sum(squares) ** 2 / (squares[0] ** 2 / (len(a) - 1) + squares[1] ** 2 / (len(b) - 1))
-    half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(sum(squares)))
-    return Difference(mean, mean - half, mean + half)
+    interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
+    return Difference(mean, float(interval.low), float(interval.high))
 
 
 def mcnemar(is_correct_a: np.ndarray, is_correct_b: np.ndarray) -> Discordant:

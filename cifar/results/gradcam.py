@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar.config.schema import GradCAM
-from cifar.nn.inference import images_of, normalise
+from cifar.nn.inference import images_at_once, normalise
 from cifar.nn.saved import Model
 from cifar.results.heatmaps import METHODS, Heatmaps, shown_mistakes
 from cifar.results.predictions import Predictions
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in a grey image (ITU-R BT.601)
 TARGETS = {"predicted": "predicted", "label": "true"}
@@ -49,7 +49,7 @@ def map_mistakes(
 
 def _in_blocks(model: Model, images: np.ndarray, targets: np.ndarray, *, layer: str, method: str) -> np.ndarray:
     """`heatmaps` of images uint8 (N, H, W, 3) and their `targets` (N,), for so many at a time as the memory holds."""
-    block, maps = images_of(images.shape, PIXELS), np.zeros(images.shape[:3], np.float32)
+    block, maps = images_at_once(images.shape, PIXELS), np.zeros(images.shape[:3], np.float32)
     for start in range(0, len(images), block):
         part = slice(start, start + block)
         inputs = normalise(torch.from_numpy(images[part]), model.statistics)

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from cifar.results.predictions import Predictions
+from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, replacing
-from cifar.system.process import InputError
 
 HEATMAPS = Path("data/heatmaps.npz")
 METHODS = {"gradcam": "Grad-CAM", "gradcam++": "Grad-CAM++"}

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from cifar.results.scores import log_softmax
+from cifar.system.errors import printable
 from cifar.system.files import write_csv
-from cifar.system.process import printable
 
 LABEL_ISSUES = Path("data/label_issues.csv")
 

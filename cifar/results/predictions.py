@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from cifar.results.scores import confidences, predicted_classes
+from cifar.system.errors import InputError
 from cifar.system.files import missing, read_arrays, replacing, write_csv
-from cifar.system.process import InputError
 
 PREDICTIONS = Path("data/predictions.npz")
 MISTAKES = Path("data/misclassified.csv")
@@ -83,14 +83,20 @@ def spread_over_classes(predictions: Predictions, indices: np.ndarray) -> np.nda
     return np.concatenate(by_class)[np.argsort(ranks, kind="stable")]
 
 
+def confusion_counts(predictions: Predictions) -> np.ndarray:
+    """How many images of each class (rows) were classified as each class (columns): int (C, C)."""
+    counts = np.zeros((predictions.logits.shape[1],) * 2, dtype=int)
+    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
+    return counts
+
+
 def confused_pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:
     """The pairs of classes that were confused, the most frequent first: columns pair, actual, predicted, images, of.
 
     `images` of the `of` test images of class `actual` were classified as `predicted`. Pairs that never occur are left
     out; equally frequent pairs are in the order of the classes.
     """
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
+    counts = confusion_counts(predictions)
     totals = counts.sum(axis=1)
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]

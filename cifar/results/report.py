@@ -15,11 +15,11 @@ from cifar.data.statistics import first_of_each_class
 from cifar.results import words
 from cifar.results.heatmaps import METHODS, Heatmaps, shown_mistakes
 from cifar.results.labels import find_label_issues
-from cifar.results.predictions import Predictions
+from cifar.results.predictions import Predictions, confusion_counts
 from cifar.results.scores import log_softmax, runners_up
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
 from cifar.results.written import DUPLICATES, Run
-from cifar.system.process import InputError, printable
+from cifar.system.errors import InputError, printable
 
 HERE = Path(__file__).parent
 MATRIX_CLASSES = 100  # classes in the confusion matrix
@@ -115,8 +115,7 @@ def _matrix(predictions: Predictions, names: Sequence[str]) -> list[dict[str, An
     It is the share of the row if the cell's images are right, and of the largest other cell if they are wrong. Of very
     many classes it has those with the most mistakes, in the order of the classes.
     """
-    counts = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
+    counts = confusion_counts(predictions)
     totals = counts.sum(axis=1).tolist()
     wrong = counts - np.diag(np.diag(counts))
     shown = np.argsort(-(wrong.sum(axis=0) + wrong.sum(axis=1)), kind="stable")[:MATRIX_CLASSES]

@@ -4,7 +4,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 
 def git(*words: str, check: bool = True) -> str:

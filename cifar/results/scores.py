@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 
 from cifar.data.splits import label_dtype
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
 from cifar.results.figures import matplotlib_defaults, save_png
-from cifar.system.process import printable
+from cifar.system.errors import printable
 
 # Lengths are in pixels, font sizes in points.
 DPI = 100

@@ -19,10 +19,10 @@ from cifar.results.report import fill, flat, with_own_ids
 from cifar.results.revisions import copy_files
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
-from cifar.results.vega import COLOURS, draw
-from cifar.results.written import CHARTS, METRICS, ReportCard, read_table, read_written
+from cifar.results.vega import CHARTS, COLOURS, draw
+from cifar.results.written import METRICS, ReportCard, read_table, read_written
+from cifar.system.errors import InputError, printable
 from cifar.system.files import write_text
-from cifar.system.process import InputError, printable
 
 WORKSPACE = "workspace"  # DVC's word for the files as they are
 MOST = len(COLOURS)  # runs on a page: each has a colour of its own

@@ -10,14 +10,8 @@ from dvc_render.vega import VegaRenderer
 
 TEMPLATES = Path(".dvc/plots")
 VERSION = "5.21"  # of Vega-Lite: the templates are in version 5
-COLOURS = [
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-]  # Okabe and Ito: told apart when colour-blind
+# Okabe and Ito: told apart when colour-blind.
+COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
 WIDTH, HEIGHT = 400, 250  # of curves: narrower than on DVC's page, so that letters stay readable on a phone
 LOOK = {
     "aria": False,  # the page has a text alternative for each chart; one for each mark would make it twice as large
@@ -44,6 +38,34 @@ class Chart(NamedTuple):
     title: str
     x_label: str = ""
     y_label: str = ""
+
+
+CHARTS = {
+    "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
+    "range_test": Chart(
+        "plots/lr_find/curve.csv", "lr_curve", "lr", "smoothed_loss", "Learning rate range test",
+        x_label="learning rate", y_label="loss",
+    ),
+    "loss": Chart(
+        "plots/train/history.csv", "loss", "epoch", "val_loss", "Loss by epoch",
+        y_label="cross entropy",
+    ),
+    "accuracy": Chart(
+        "plots/train/history.csv", "epochs", "epoch", ("train_accuracy", "val_accuracy"), "Accuracy by epoch",
+        y_label="accuracy",
+    ),
+    "learning_rate": Chart(
+        "plots/train/schedule.csv", "schedule", "step", "lr", "Learning rate of every step", y_label="learning rate"
+    ),
+    "confusion": Chart("plots/evaluate/confusion.csv", "confusion_counts", "predicted", "actual", "Confusion matrix"),
+    "class_accuracy": Chart("plots/evaluate/class_accuracy.csv", "bars", "accuracy", "class", "Accuracy by class"),
+    "reliability": Chart(
+        "plots/evaluate/reliability.csv", "reliability", "confidence", "accuracy", "Reliability diagram"
+    ),
+    "confused_pairs": Chart(
+        "plots/misclassified/confused_pairs.csv", "count_bars", "images", "pair", "Classes most often confused"
+    ),
+}  # fmt: skip
 
 
 def specification(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from cifar.results.predictions import Predictions
 from cifar.results.scores import accuracy_interval
-from cifar.system.process import printable
+from cifar.system.errors import printable
 
 DATASETS = {"cifar10": "CIFAR-10"}
 SURE = 0.9  # mistakes with a higher confidence are counted separately

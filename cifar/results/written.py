@@ -10,37 +10,11 @@ from pydantic import ConfigDict, Field, model_validator
 from cifar.config.params import read_section
 from cifar.config.schema import Section
 from cifar.data.splits import Deviations, Means
-from cifar.results.vega import Chart
+from cifar.results.vega import CHARTS
+from cifar.system.errors import InputError
 from cifar.system.files import missing
-from cifar.system.process import InputError
 
 DUPLICATES = "data/duplicates.csv"  # pairs of a test image and a training image
-CHARTS = {
-    "class_counts": Chart("plots/stats/class_counts.csv", "counts", "images", "class", "Images by class"),
-    "range_test": Chart(
-        "plots/lr_find/curve.csv", "lr_curve", "lr", "smoothed_loss", "Learning rate range test",
-        x_label="learning rate", y_label="loss",
-    ),
-    "loss": Chart(
-        "plots/train/history.csv", "loss", "epoch", "val_loss", "Loss by epoch",
-        y_label="cross entropy",
-    ),
-    "accuracy": Chart(
-        "plots/train/history.csv", "epochs", "epoch", ("train_accuracy", "val_accuracy"), "Accuracy by epoch",
-        y_label="accuracy",
-    ),
-    "learning_rate": Chart(
-        "plots/train/schedule.csv", "schedule", "step", "lr", "Learning rate of every step", y_label="learning rate"
-    ),
-    "confusion": Chart("plots/evaluate/confusion.csv", "confusion_counts", "predicted", "actual", "Confusion matrix"),
-    "class_accuracy": Chart("plots/evaluate/class_accuracy.csv", "bars", "accuracy", "class", "Accuracy by class"),
-    "reliability": Chart(
-        "plots/evaluate/reliability.csv", "reliability", "confidence", "accuracy", "Reliability diagram"
-    ),
-    "confused_pairs": Chart(
-        "plots/misclassified/confused_pairs.csv", "count_bars", "images", "pair", "Classes most often confused"
-    ),
-}  # fmt: skip
 COLUMNS = {  # of each table, those that the report needs
     "plots/stats/class_counts.csv": {"class": "str", "split": "str", "images": "int64"},
     "plots/lr_find/curve.csv": dict.fromkeys(["lr", "loss", "smoothed_loss"], "float64") | {"suggestion": "str"},

@@ -23,6 +23,11 @@ OVERRIDES = (
 )  # fmt: skip
 
 
+def cores() -> int:
+    """How many cores this process may use, where the system tells (Linux), else how many there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from cifar.system.device import cores
+from cifar.system.errors import InputError
 from cifar.system.machines import WAIT, all_machines, meeting_point
-from cifar.system.process import LOST, REPRO, InputError, is_one_of_several
+from cifar.system.process import LOST, REPRO, is_one_of_several
 from cifar.system.processes import join
 from cifar.system.stuck import ending_stuck
 
@@ -81,13 +83,8 @@ def _read_count(name: str, default: int, lowest: int = 1) -> int:
 
 def _default_processes(shards: int, nodes: int) -> int:
     """The largest power of two that exceeds neither the shards of a machine nor its GPUs (without a GPU: its cores)."""
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else _cores()
+    devices = torch.cuda.device_count() if torch.cuda.is_available() else cores()
     return 2 ** (max(1, min(shards // nodes, devices)).bit_length() - 1)
-
-
-def _cores() -> int:
-    """How many cores this process may use, where the system tells (Linux), else how many there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _launch(processes: int, nodes: int, logs: str) -> None:

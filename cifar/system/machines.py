@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
 
-from cifar.system.process import InputError, Stopped
+from cifar.system.errors import InputError
+from cifar.system.process import Stopped
 
 WAIT = 900  # seconds in which all machines must start
 PARTING = 8  # seconds that the machine NODE=0 waits at the end for the others
@@ -41,13 +43,18 @@ def all_machines(point: tuple[str, int] | None, node: int, nodes: int, processes
     if point is None:
         yield
         return
+    absent = InputError(
+        f"not all {nodes} NODES were there within {WAIT // 60} minutes; start the stage on each, with one RENDEZVOUS"
+    )
+    if node and not _becomes_true(lambda: _answers(point), WAIT):
+        raise absent
     # On NODE=0 the launcher's own store is a second one on the same server, which lives as long as either of them.
     timeout = timedelta(seconds=WAIT)
     store = dist.TCPStore(*point, None, node == 0, timeout, wait_for_workers=False, multi_tenant=True)
     store.set(f"processes {node}", str(processes))
     here = [f"processes {each}" for each in range(nodes)]
     if not _appear(store, here, WAIT):
-        raise InputError(f"not all {nodes} NODES were there within {WAIT // 60} minutes; start the stage on each")
+        raise absent
     numbers = [store.get(each).decode() for each in here]
     if len(set(numbers)) > 1:
         _leave(store, node, nodes)
@@ -71,12 +78,23 @@ def _leave(store: dist.TCPStore, node: int, nodes: int) -> None:
 
 def _appear(store: dist.TCPStore, keys: Sequence[str], seconds: float) -> bool:
     """Whether all `keys` are in the store after at most so many seconds; False also when the store is gone."""
-    deadline = time.monotonic() + seconds
     try:
-        while not store.check([*keys]):  # its `wait` would handle no signal
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.1)
+        return _becomes_true(lambda: store.check([*keys]), seconds)  # the store's own `wait` would handle no signal
     except dist.DistError:
         return False
+
+
+def _answers(point: tuple[str, int]) -> bool:
+    """Whether somebody listens there. A store that is not there yet would handle no signal while it is waited for."""
+    with suppress(OSError), socket.create_connection(point, timeout=1):
+        return True
+    return False
+
+
+def _becomes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
     return True

@@ -1,8 +1,7 @@
-"""How a stage starts and ends: signals, and one line for an error."""
+"""How a stage starts and ends: its signals, and its exit status."""
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -14,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+from cifar.system.errors import InputError, is_out_of_memory, one_line
 from cifar.system.memory import restart_without_block_caches
 
 POLL = 0.5  # seconds between two checks that the parent process is alive
-GRACE = 10  # seconds that cleaning up may take
+GRACE = 10.0  # seconds that cleaning up may take
 SIGNALS = {signal.SIGINT: "interrupted", signal.SIGTERM: "stopped"}
 REPRO = "run `dvc repro` to continue"
-LONGEST = 1000  # characters of an error's line
 LOST = 75  # exit status of one of several processes when another has ended or does not answer
 
 
@@ -41,10 +40,6 @@ def _ancestors() -> list[int]:
 
 
 ANCESTORS = _ancestors()  # at the start
-
-
-class InputError(ValueError):
-    """A problem that the user can solve: the message names the thing, what was found and the next step."""
 
 
 class Stopped(BaseException):
@@ -71,16 +66,17 @@ def start_stage(module: str) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def run(main: Callable[[], None], next_move: str = REPRO) -> None:
+def run(main: Callable[[], None], next_move: str = REPRO, *, grace: float | None = None) -> None:
     """Call `main`; an error that the user could have caused ends in one line on stderr and exit status 1.
 
     Running out of memory is one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
-    that started the stage, ends in one line and status 143. These lines end with `next_move`. Any other exception is a
-    bug and keeps its traceback. With CIFAR_TRACEBACK set, every error keeps it.
+    that started the stage, ends in one line and status 143. Cleaning up may then take `grace` seconds, by default
+    GRACE. These lines end with `next_move`. Any other exception is a bug and keeps its traceback. With CIFAR_TRACEBACK
+    set, every error keeps it.
     """
     # DVC does not stop on Ctrl-C before its stage has ended, so the stage has to handle the signal.
     try:
-        with _raising_stopped(next_move):
+        with _raising_stopped(next_move, GRACE if grace is None else grace):
             main()
     except Stopped as stopped:
         _end(f"{stopped}; {next_move}", stopped.status)
@@ -115,38 +111,45 @@ def _end(line: str, status: int) -> None:
         with open(os.environ["TORCHELASTIC_ERROR_FILE"], "w") as file:
             json.dump({"message": line, "timestamp": int(time.time())}, file)
     else:
-        print(_with_own_command(line), file=sys.stderr)
+        with suppress(OSError):  # a pipe that nobody reads any more
+            print(_with_own_command(line), file=sys.stderr, flush=True)
     raise SystemExit(status) from None
 
 
 def _end_at_once(number: int, _=None, next_move: str = REPRO) -> None:
     if not is_one_of_several():
-        os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
+        with suppress(OSError):
+            os.write(2, _with_own_command(f"{SIGNALS[number]}; {next_move}\n").encode())
     os._exit(128 + number)
 
 
 def _with_own_command(line: str) -> str:
-    """`line` with `make demo` in place of `dvc repro` in a demo: at the root that command starts a real training."""
+    """`line` with the command that goes on in place of `dvc repro`.
+
+    In a demo that is `make demo`: `dvc repro` at the root starts a real training. On several machines each has its own.
+    """
+    if os.environ.get("NODES", "") not in ("", "1"):
+        return line.replace(REPRO, "run the same commands on all machines to continue")
     command = os.environ.get("CIFAR_AGAIN")
     return re.sub(r"`(dvc|make) repro( \w+)?`", lambda _: f"`{command}`", line) if command else line
 
 
 @contextmanager
-def _raising_stopped(next_move: str) -> Iterator[None]:
+def _raising_stopped(next_move: str, grace: float) -> Iterator[None]:
     """Raise Stopped in the block on Ctrl-C, on SIGTERM, and when the DVC process that started the stage dies.
 
-    Only the first signal counts. Code that swallows the exception, or needs more than GRACE seconds to clean up, is cut
-    short.
+    Only the first signal counts. Code that swallows the exception, or needs more than `grace` seconds to clean up, is
+    cut short.
     """
-    is_over, grace = threading.Event(), None
+    is_over, timer = threading.Event(), None
 
     def stop(number: int, _) -> None:
-        nonlocal grace
+        nonlocal timer
         for each in SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        grace = threading.Timer(GRACE, _end_at_once, [number, None, next_move])
-        grace.daemon = True
-        grace.start()
+        timer = threading.Timer(grace, _end_at_once, [number, None, next_move])
+        timer.daemon = True
+        timer.start()
         still_wanted()
         raise Stopped(SIGNALS[number], 128 + number)
 
@@ -154,7 +157,7 @@ def _raising_stopped(next_move: str) -> Iterator[None]:
         while not is_over.wait(POLL):
             if _is_abandoned():
                 os.kill(os.getpid(), signal.SIGTERM)
-                if not is_over.wait(GRACE):  # it waits for another process, outside Python, where no signal is handled
+                if not is_over.wait(grace):  # it waits for another process, outside Python, where no signal is handled
                     _end_at_once(signal.SIGTERM, next_move=next_move)
                 return
 
@@ -165,43 +168,7 @@ def _raising_stopped(next_move: str) -> Iterator[None]:
         yield
     finally:
         is_over.set()
-        if grace:
-            grace.cancel()
+        if timer:
+            timer.cancel()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of `error` in one line of at most LONGEST printable characters.
-
-    For an OSError the file and the reason, without the errno. Control characters, which a terminal obeys, are escaped.
-    """
-    if is_out_of_memory(error):
-        text = _out_of_memory(error)
-    elif isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return printable(" ".join(text.split()), LONGEST, end=200)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Did Python, NumPy, the system or PyTorch (on the CPU or a GPU) have no memory left?"""
-    is_torchs = isinstance(error, RuntimeError) and re.search("can't allocate memory|out of memory", str(error))
-    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or bool(is_torchs)
-
-
-def _out_of_memory(error: BaseException) -> str:
-    size = re.search(r"(?:tried|unable) to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
-    wanted = f" ({size[1]} more needed)" if size else ""
-    return f"out of memory{wanted}; close other programs, or lower batch_size in params.yaml"
-
-
-def printable(text: str, length: int = 40, end: int = 20) -> str:
-    """`text`, for example a class name, for one line of a terminal or picture.
-
-    Control characters are escaped. A longer text than `length` characters keeps its start and the last `end` ones.
-    """
-    if len(text) > length:
-        text = f"{text[: length - end]} ... {text[-end:]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

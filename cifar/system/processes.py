@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cifar.system.device import differences, environment, pick_device
-from cifar.system.process import LOST, InputError, Stopped, is_out_of_memory
+from cifar.system.errors import InputError, is_out_of_memory
+from cifar.system.process import LOST, Stopped
 
 Item = TypeVar("Item")
 

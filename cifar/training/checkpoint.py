@@ -19,8 +19,8 @@ from pydantic import Field
 from cifar.config.fingerprint import fingerprint
 from cifar.config.schema import Section
 from cifar.system.device import differences
+from cifar.system.errors import InputError, is_out_of_memory
 from cifar.system.files import replacing
-from cifar.system.process import InputError, is_out_of_memory
 from cifar.system.processes import from_first, is_first, refuse_differences
 
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
@@ -147,13 +147,20 @@ class Checkpoints:
                 _delete_unused(folder)
 
     def _prune(self) -> None:
-        """Keep the checkpoints of KEEP_OTHERS trainings that no process is running: those interrupted last."""
+        """Keep the checkpoints of KEEP_OTHERS trainings that no process is running: those interrupted last.
+
+        Delete what killed processes have left half written, and the folders of trainings that ended before their first.
+        """
+        for part in self.folder.glob(".*.part"):
+            part.unlink(missing_ok=True)
         ours = {self.folder, *self._other_environments()}
         others = [folder for folder in self.folder.parent.iterdir() if folder.is_dir() and folder not in ours]
         others.sort(key=_changed_at, reverse=True)
         free = [(folder, lock) for folder in others if (lock := _take(folder / "lock"))]
-        for folder, _ in free[KEEP_OTHERS:]:
-            shutil.rmtree(folder, ignore_errors=True)
+        keep = [folder for folder, _ in free if _newest_first(folder)][:KEEP_OTHERS]
+        for folder, _ in free:
+            if folder not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
         for _, lock in free:
             lock.close()
 

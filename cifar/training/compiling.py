@@ -5,7 +5,7 @@ import sys
 import torch
 from torch import Tensor, nn
 
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 
 
 class Compiled:

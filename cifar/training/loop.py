@@ -12,8 +12,8 @@ from tqdm import tqdm
 from cifar.data.splits import Batch, Split
 from cifar.nn.inference import predict
 from cifar.results.scores import accuracy, cross_entropy
+from cifar.system.errors import is_out_of_memory
 from cifar.system.files import write_csv
-from cifar.system.process import is_out_of_memory
 from cifar.system.processes import is_first
 from cifar.system.progress import progress
 from cifar.training.checkpoint import Checkpoints

@@ -10,6 +10,11 @@ from cifar.config.schema import AdamSpec, MuonSpec, OptimizerSpec
 QUINTIC = 3.4445, -4.7750, 2.0315  # from Muon's source: steep at 0, and close to 1 for singular values near 1
 
 
+def is_weight(parameter: Tensor) -> bool:
+    """Is it a filter or a matrix, and not a bias or of a norm?"""
+    return parameter.dim() > 1
+
+
 def build_optimizers(
     network: nn.Module,
     spec: OptimizerSpec,
@@ -26,8 +31,8 @@ def build_optimizers(
     and AdamW take the same share of every parameter in a step.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.dim() > 1]
-    vectors = [parameter for parameter in trained if parameter.dim() <= 1]  # biases and norms
+    weights = [parameter for parameter in trained if is_weight(parameter)]
+    vectors = [parameter for parameter in trained if not is_weight(parameter)]
     filters = [parameter for parameter in weights if parameter.dim() == 4] if isinstance(spec, MuonSpec) else []
     weights = [parameter for parameter in weights if not any(parameter is other for other in filters)]
     vectors_by_factor = {bias_lr_factor: []}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.system.processes import own, sum_over_processes
 
 SMALLEST = 2  # images in a shard: batch norm has no variance over one

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from cifar.config.schema import NLL, AverageSpec, CrossEntropy, FilterSpec, LossSpec, ModelSpec, OptimizerSpec
 from cifar.data.splits import Batch, Rows, Statistics
-from cifar.nn.inference import images_of, normalise
+from cifar.nn.inference import images_at_once, normalise
 from cifar.nn.networks import Network, Task, build_network
 from cifar.system.device import pick_device, pick_precision
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.averaging import Average, build_average
 from cifar.training.compiling import Compiled
-from cifar.training.optimizers import build_optimizers
+from cifar.training.optimizers import build_optimizers, is_weight
 from cifar.training.shards import cut, sum_shards
 
 UNREAD = 50  # steps on a GPU before their losses are read
@@ -170,7 +170,7 @@ def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray 
     """
     device = pick_device()
     network = build_network(spec.model, Task(images.shape[1], spec.classes), spec.seed)
-    network.fit_to(normalise(torch.from_numpy(images[: images_of(images.shape, FIT_PIXELS)]), statistics))
+    network.fit_to(normalise(torch.from_numpy(images[: images_at_once(images.shape, FIT_PIXELS)]), statistics))
     network = network.to(device)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     return Trainer(
@@ -185,7 +185,7 @@ def build_trainer(spec: TrainerSpec, statistics: Statistics, images: np.ndarray 
         ),
         average=build_average(network, spec.average, spec.steps),
         loss=build_loss(spec.loss),
-        penalised=[parameter for parameter in trained if spec.regularise == "all" or parameter.dim() > 1],
+        penalised=[parameter for parameter in trained if spec.regularise == "all" or is_weight(parameter)],
         l1=spec.l1,
         statistics=statistics,
         precision=pick_precision(spec.precision, device),

@@ -8,7 +8,7 @@ import pandas as pd
 from cifar.config.params import read_section
 from cifar.config.schema import Constant, Positive, Result, ScheduleSpec
 from cifar.data.splits import Batch
-from cifar.system.process import InputError
+from cifar.system.errors import InputError
 from cifar.training.trainer import Trainer
 
 
@@ -26,12 +26,14 @@ def sweep(
     corrected. The sweep ends after the last rate, or earlier: when the loss is not finite, or when its average exceeds
     `stop_factor` times its lowest value. This stop needs at least 1 / `smoothing` losses, because the first few may
     rise, as in Adam's first steps. Smith, "Cyclical Learning Rates for Training Neural Networks" (2017); the stop is
-    from fastai.
+    from fastai. Raises InputError if the first loss, which no rate has changed yet, is not finite.
     """
     rows, average = [], 0.0
     for number, (lr, batch) in enumerate(zip(lrs, batches, strict=False), start=1):
         loss = trainer.step(batch, lr)[0].item()
         if not np.isfinite(loss):
+            if not rows:
+                raise InputError(f"the first loss of the range test is {loss}; change the model or the loss")
             break
         average += smoothing * (loss - average)
         rows.append((lr, loss, average / (1 - (1 - smoothing) ** number)))
@@ -50,7 +52,7 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
     result is empty when the loss never falls.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
-    bottom = int(np.argmin(smoothed)) if len(smoothed) else 0
+    bottom = int(np.argmin(smoothed))
     if bottom == 0:
         return {}
     top = int(np.argmax(smoothed[:bottom]))  # the first average, of one loss, may lie low by chance

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cifar.config.schema import Constant, StepDecay
+from cifar.system.errors import InputError
 from cifar.system.files import write_json
-from cifar.system.process import InputError
-from cifar.training.lr_sweep import at_the_ends, choose_rates, suggest, sweep
+from cifar.training.range_test import at_the_ends, choose_rates, suggest, sweep
 from cifar.training.schedules import exponential
 
 
@@ -54,6 +54,8 @@ def test_the_first_losses_do_not_stop_it():
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_stops_at_a_loss_that_is_not_finite_and_leaves_it_out(bad):
     assert curve_of([2.0, 1.0, bad, 1.0])["loss"].tolist() == [2.0, 1.0]
+    with pytest.raises(InputError, match=f"the first loss of the range test is {bad}; "):
+        curve_of([bad, 1.0])
 
 
 LRS = np.geomspace(1e-3, 1.0, 61)
@@ -113,7 +115,7 @@ def test_suggestion_for_gradient_descent_stays_below_the_known_limit_of_stabilit
     assert suggestion["lr_min"] < 1 / curvature <= suggestion["lr_max"] <= 2 / curvature * 1.2
 
 
-@pytest.mark.parametrize("losses", [[], [1.0], [1.0, 2.0, 3.0]])
+@pytest.mark.parametrize("losses", [[1.0], [1.0, 2.0, 3.0]])
 def test_nothing_is_suggested_where_the_loss_never_falls(losses):
     assert suggest(pd.DataFrame({"lr": np.arange(len(losses)) + 1.0, "smoothed_loss": losses})) == {}
 
