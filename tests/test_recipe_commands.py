@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 from projects import create
 
+from recipes.__main__ import end_stages_of
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -211,6 +213,24 @@ def test_a_stopped_experiment_leaves_the_branch_and_uncommitted_changes_as_they_
     assert (
         "stopped; run `python -m recipes run demo -S lr_find.steps=10 -S epochs=100`" in (tmp_path / "said").read_text()
     )
+
+
+STAGES = """
+import os, subprocess, time
+time.sleep(1)
+for stage in ["sleep", "600"], ["/bin/sh", "-c", "sleep 600; exit $?"]:
+    subprocess.run(stage, env=os.environ | {"DVC_STAGE": "train"})
+    subprocess.run(["sleep", "0.5"])
+"""
+
+
+def test_a_stop_ends_the_stages_that_start_after_it_too(monkeypatch):
+    """DVC imports for seconds, and works between two stages. `sleep 0.5` stands for a git that it runs."""
+    monkeypatch.setenv("SHELL", "/bin/sh")
+    began = time.monotonic()
+    dvc = subprocess.Popen([sys.executable, "-c", STAGES])
+    end_stages_of(dvc)
+    assert dvc.returncode == 0 and time.monotonic() - began < 60
 
 
 @pytest.mark.slow
