@@ -127,7 +127,7 @@ def leanings(counts: pd.DataFrame) -> str:
         wrong = occurs + predicted - 2 * right
         if wrong and binomtest(predicted - right, wrong).pvalue < CHANCE / len(counts):
             others = images(predicted - right, "other image")
-            figures = f"{others} taken for it, {occurs - right:,} of its own for other classes"
+            figures = f"{others} predicted as {name}, and {occurs - right:,} of class {name} as another class"
             (often if predicted > occurs else seldom).append((name, figures))
     named = [
         f"The class {name} is predicted significantly too {how}: {figures}."

@@ -149,12 +149,12 @@ def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str)
     if name not in stated:
         return " ".join(sentences)
     mean = f", the mean of {stated['runs']} runs" if "runs" in stated else ""
-    sentences += [f"The source {'also ' * bool(sentences)}states {words.percent(stated[name])}{mean}."]
+    sentences += [f"The source {'also ' * bool(sentences)}reports an accuracy of {words.percent(stated[name])}{mean}."]
     points = round(100 * (reached - stated[name]), 2)
     if not points:
         return " ".join([*sentences, "This run has the same accuracy."])
     this = f"This run is {abs(points):.2f} points {'higher' if points > 0 else 'lower'}"
-    return " ".join([*sentences, f"{this}; how much of that is chance, one run cannot show."])
+    return " ".join([*sentences, f"{this}; one run cannot show how much of this is chance."])
 
 
 def training_images(data: Data) -> str:
@@ -300,14 +300,12 @@ def data_words(data: Data) -> str:
     names = list(dict.fromkeys(counts["class"]))
     text = (
         f"{dataset(data.params)} has {stats['images']:,} training images and {stats['test_images']:,} test images of "
-        f"{size[1]} × {size[0]} pixels. Each of its {len(names)} classes has {each[0]} training images and {each[1]} "
-        f"test images: {words.listed(names)}."
+        f"{size[1]} × {size[0]} pixels. Its {len(names)} classes are {words.listed(names)}. Each has {each[0]} training "
+        f"images and {each[1]} test images."
     )
     if data.has_validation:
         return text + f" {data.params['val_size']:,} of the training images are held out for validation."
-    return (
-        f"{text} No training image is held out, so the curves below follow the test images. Nothing is chosen by them."
-    )
+    return f"{text} No training image is held out: the curves below follow the test images, which decide nothing."
 
 
 def run_facts(run: Mapping[str, Any], card: Mapping[str, Any]) -> list[tuple[str, str]]:
