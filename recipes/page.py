@@ -300,8 +300,8 @@ def data_words(data: Data) -> str:
     names = list(dict.fromkeys(counts["class"]))
     text = (
         f"{dataset(data.params)} has {stats['images']:,} training images and {stats['test_images']:,} test images of "
-        f"{size[1]} × {size[0]} pixels. Its {len(names)} classes are {words.listed(names)}. Each has {each[0]} training "
-        f"images and {each[1]} test images."
+        f"{size[1]} × {size[0]} pixels. Its {len(names)} classes are {words.listed(names)}. Each has {each[0]} "
+        f"training images and {each[1]} test images."
     )
     if data.has_validation:
         return text + f" {data.params['val_size']:,} of the training images are held out for validation."

@@ -244,13 +244,14 @@ def test_a_network_without_mistakes_is_said_to_have_none():
 VERDICTS = {
     "above": (
         {"accuracy": 0.8922},
-        "The source states 89.22 %. This run is 0.11 points higher; how much of that is chance, one run cannot show.",
+        "The source reports an accuracy of 89.22 %. This run is 0.11 points higher; one run cannot show how much of this "
+        "is chance.",
     ),
-    "the same": ({"accuracy": 0.8933}, "The source states 89.33 %. This run has the same accuracy."),
+    "the same": ({"accuracy": 0.8933}, "The source reports an accuracy of 89.33 %. This run has the same accuracy."),
     "below": (
         {"accuracy": 0.9003, "target": 0.9},
-        "The source asks for at least 90 %, which this run does not reach. The source also states 90.03 %. This run is "
-        "0.70 points lower; how much of that is chance, one run cannot show.",
+        "The source asks for at least 90 %, which this run does not reach. The source also reports an accuracy of "
+        "90.03 %. This run is 0.70 points lower; one run cannot show how much of this is chance.",
     ),
     "only a target": ({"target": 0.85}, "The source asks for at least 85 %, which this run reaches."),
     "nothing": ({}, ""),
