@@ -244,8 +244,8 @@ def test_a_network_without_mistakes_is_said_to_have_none():
 VERDICTS = {
     "above": (
         {"accuracy": 0.8922},
-        "The source reports an accuracy of 89.22 %. This run is 0.11 points higher; one run cannot show how much of this "
-        "is chance.",
+        "The source reports an accuracy of 89.22 %. This run is 0.11 points higher; one run cannot show how much of "
+        "this is chance.",
     ),
     "the same": ({"accuracy": 0.8933}, "The source reports an accuracy of 89.33 %. This run has the same accuracy."),
     "below": (
