@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 ABSENT = "dvc", "xdist", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
 ABSENT += "onnx", "onnxruntime", "onnxscript", "vl_convert", "dvc_render"
 FOREVER = float("inf")
-RUNS = ["resnet18-layernorm", "eva5-s9", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]
-RUNS += ["eva4-s8", "eva4-s11", "eva6-s8", "fast-seed-0-again"]
+RUNS = ["resnet18-layernorm", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]
+RUNS += ["eva4-s8", "eva4-s11", "eva5-s9", "eva6-s8", "fast-seed-0-again"]
 
 
 def call(folder: Path, *words: str) -> subprocess.CompletedProcess:
