@@ -34,10 +34,7 @@ COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the
     "class_accuracy.csv": "plots/evaluate/class_accuracy.csv",
     "reliability.csv": "plots/evaluate/reliability.csv",
     "mistakes.csv": "data/misclassified.csv",
-} | {
-    f"{name}.svg": f"plots/report/{name}.svg"
-    for name in ("accuracy", "loss", "learning_rate", "range_test", "confusion", "reliability")
-}
+} | {f"{name}.svg": f"plots/report/{name}.svg" for name in ("learning_rate", "range_test", "confusion")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from cifar.config.params import read_yaml
 from cifar.config.schema import IMAGE_SIZE
 from cifar.results import words
 from cifar.results.heatmaps import METHODS, shown_mistakes
+from cifar.results.vega import CHARTS, draw
 from cifar.system.device import differences
 from cifar.system.errors import InputError
 from cifar.system.files import read_json, write_text
@@ -42,6 +43,7 @@ SETTINGS = {
     "average": "average of the weights",
     "test_time_augmentation": "test-time augmentation",
 }
+DRAWN = "accuracy", "loss", "reliability"  # charts whose tables are in docs/data/<recipe>/
 WIDTH = 140  # characters of a line
 
 
@@ -66,8 +68,17 @@ class Data(NamedTuple):
 def write_page(recipe: str, params: Path, today: Mapping[str, Any]) -> Path:
     """Make docs/<recipe>.md from docs/data/<recipe>/; the file `params` holds the recipe, with the values `today`."""
     page = DATA.parent / f"{recipe}.md"
-    write_text(page, render(recipe, params, today))
+    text = render(recipe, params, today)
+    for name, chart in charts(recipe).items():
+        write_text(DATA / recipe / f"{name}.svg", chart)
+    write_text(page, text)
     return page
+
+
+def charts(recipe: str) -> dict[str, str]:
+    """The charts of DRAWN as SVG, by name."""
+    tables = {name: read_table(DATA / recipe / Path(CHARTS[name].table).name) for name in DRAWN}
+    return {name: draw(CHARTS[name], {"workspace": table}) for name, table in tables.items()}
 
 
 def render(recipe: str, params: Path, today: Mapping[str, Any]) -> str:

@@ -33,6 +33,8 @@ def test_a_page_is_what_its_data_make(recipe, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = page.render(recipe, params_of(recipe), read_yaml(params_of(recipe)))
     assert (ROOT / f"docs/{recipe}.md").read_text() == text, f"run `python -m recipes page {recipe}`"
+    for name, chart in page.charts(recipe).items():
+        assert (ROOT / f"docs/data/{recipe}/{name}.svg").read_text() == chart, f"run `python -m recipes page {recipe}`"
 
 
 def test_the_page_on_recipes_links_the_page_of_each():
@@ -113,7 +115,8 @@ def test_the_page_embeds_the_runs_charts_and_links_lead_somewhere(project, made)
     for path, name in charts:
         assert (made / "docs" / path).read_bytes() == (project.folder / f"plots/report/{name}.svg").read_bytes()
     names = sorted(path.name for path in (made / "docs/data/default").iterdir())
-    assert names == sorted([*finished.COPIED, "confusion.csv", "run.json"])  # no image of the data set
+    drawn = [f"{name}.svg" for name in page.DRAWN]
+    assert names == sorted([*finished.COPIED, *drawn, "confusion.csv", "run.json"])  # no image of the data set
     assert sum(path.stat().st_size for path in (made / "docs/data/default").iterdir()) < 500_000
     assert max(map(len, text.split("```")[0].splitlines())) <= 140  # the prose before the network's layers is wrapped
 

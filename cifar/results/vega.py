@@ -1,5 +1,6 @@
 """DVC's charts as SVG: its templates in .dvc/plots, filled by its own renderer, drawn without network and browser."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,8 +100,13 @@ def specification(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequen
 
 
 def draw(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] = ()) -> str:
-    """The chart as SVG, in vl-convert's own font: the same bytes whatever fonts are installed."""
-    return vl_convert.vegalite_to_svg(specification(chart, tables, runs), vl_version=VERSION) + "\n"
+    """The chart as SVG, in vl-convert's own font: the same bytes whatever fonts are installed.
+
+    vl-convert counts the ids of all charts that it has drawn; here each chart counts its own.
+    """
+    svg = vl_convert.vegalite_to_svg(specification(chart, tables, runs), vl_version=VERSION)
+    ids = {name: f"id{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg)))}
+    return re.sub(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+', lambda name: ids[name[0]], svg) + "\n"
 
 
 def _recolour(node: Any, colours: Mapping[str, str]) -> None:
