@@ -64,7 +64,7 @@ lint: .venv/ready ## check format and style
 	@python -m ruff format --check && python -m ruff check
 
 audit: .venv/ready ## check the pinned packages for known vulnerabilities and for AGPL licences
-	@test -d .venv/audit || "$$PYTHON" -m venv .venv/audit
+	@.venv/audit/bin/python -m pip --version > /dev/null 2>&1 || "$$PYTHON" -m venv --clear .venv/audit
 	@.venv/audit/bin/python -m pip install --quiet pip-audit==2.10.1 pip-licenses==5.5.5
 	@.venv/audit/bin/pip-licenses --python .venv/bin/python --from mixed --partial-match --fail-on 'AGPL;Affero' --summary
 	@.venv/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement constraints.txt

@@ -37,6 +37,8 @@ def main() -> None:
         if os.environ[name] != value
     )
     os.environ["CIFAR_AGAIN"] = command  # what messages name in place of `dvc repro`
+    if os.environ.get("CIFAR10_DIR"):  # as seen from here
+        os.environ["CIFAR10_DIR"] = os.path.abspath(os.environ["CIFAR10_DIR"])
     os.chdir(folder)
     os.execv(sys.executable, [sys.executable, ROOT / ".dvc/repro.py", folder])
 

@@ -53,6 +53,13 @@ def main() -> None:
 def mend_lock(path: Path) -> None:
     if not path.exists() or is_lock(content := path.read_bytes()):
         return
+    if is_without_git() or not restore(path, content):
+        path.unlink()
+        print(f"repaired: removed a half-written {path}")
+
+
+def restore(path: Path, content: bytes) -> bool:
+    """Put the version back that Git has; False if Git says that there is none. Ends in one line if Git cannot tell."""
     if has_conflict(content):
         sys.exit(
             f"error: {path} is in a merge conflict; take one side (`git checkout --ours {path}` or --theirs), "
@@ -63,14 +70,12 @@ def mend_lock(path: Path) -> None:
         if ended.returncode == 0 and is_lock(ended.stdout):
             replace(path, ended.stdout)
             print(f"repaired: restored the {name} {path}")
-            return
-    if not is_without_git():
-        committed = git("ls-tree", "HEAD", "--", str(path))
-        if committed.returncode or committed.stdout:
-            said = " ".join(committed.stderr.decode(errors="replace").split()) or "the committed one is cut off too"
-            sys.exit(f"error: {path} is cut off, and Git has no complete version ({said}); fix this, or delete {path}")
-    path.unlink()
-    print(f"repaired: removed a half-written {path}")
+            return True
+    committed = git("ls-tree", "HEAD", "--", str(path))
+    if committed.returncode or committed.stdout:
+        said = " ".join(committed.stderr.decode(errors="replace").split()) or "the committed one is cut off too"
+        sys.exit(f"error: {path} is cut off, and Git has no complete version ({said}); fix this, or delete {path}")
+    return False
 
 
 def is_lock(content: bytes) -> bool:
@@ -91,7 +96,7 @@ def has_conflict(content: bytes) -> bool:
 
 
 def git(*words: str) -> subprocess.CompletedProcess:
-    return subprocess.run(["git", *words], capture_output=True)
+    return subprocess.run(["git", *words], capture_output=True, env=os.environ | {"LC_ALL": "C"})
 
 
 def is_without_git() -> bool:

@@ -11,6 +11,7 @@ from cifar.system.process import run
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     arguments = parse(sys.argv[1:])
     match arguments.command:
         case "predict":

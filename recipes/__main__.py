@@ -7,21 +7,17 @@ experiment of the recipe's name, so that `dvc exp show` and `dvc plots diff` com
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from cifar.config.params import parse_yaml, read_yaml
 from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
-from cifar.system.process import Stopped, run
+from cifar.system.process import run
+from recipes.experiments import run_dvc
 from recipes.values import (
     FOLDER,
     PARAMS,
@@ -39,6 +35,7 @@ COMPARED = "accuracy", "tta_accuracy", "top5_accuracy", "accuracy_without_duplic
 
 
 def main() -> None:
+    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     arguments = parse(sys.argv[1:])
     match arguments.command:
         case "list":
@@ -185,36 +182,9 @@ def git(*words: str) -> subprocess.CompletedProcess:
 
 def run_experiment(name: str, changes: list[str], *options: str) -> None:
     """`dvc exp run` with the current params.yaml and the changes; ends with its exit status when it fails."""
-    sets = [word for change in changes for word in ("-S", change)]
-    again = {"CIFAR_AGAIN": shlex.join(["python", "-m", "recipes", *sys.argv[1:]])}  # what a stopped stage advises
-    command = [sys.executable, "-m", "dvc", "exp", "run", *options, "--name", name, *sets]
-    with subprocess.Popen(command, env=os.environ | again) as dvc:  # in the end it waits for DVC, whatever happens
-        try:
-            status = dvc.wait()
-        except Stopped:
-            end_stages_of(dvc)
-            raise
+    status = run_dvc(*options, "--name", name, *(word for change in changes for word in ("-S", change)))
     if status:
         raise SystemExit(status)
-
-
-def end_stages_of(dvc: subprocess.Popen) -> None:
-    """End each stage that DVC runs until DVC has ended: it has moved HEAD and stashed changes, and puts them back."""
-    while dvc.poll() is None:
-        for stage in stages_of(dvc):
-            stage.terminate()
-        time.sleep(0.2)
-
-
-def stages_of(dvc: subprocess.Popen) -> list[psutil.Process]:
-    """The stage that DVC runs, if any. A shell between them ends after the stage, which has to tidy up first."""
-    shell = os.environ.get("SHELL") or "/bin/sh"  # as DVC chooses it
-    stages = []
-    with suppress(psutil.Error):
-        for process in psutil.Process(dvc.pid).children():
-            if "DVC_STAGE" in process.environ():  # not a git, for example
-                stages += process.children() if process.cmdline()[0] == shell else [process]
-    return stages
 
 
 def queue(recipes: list[str], changes: list[str], force: bool) -> None:

@@ -27,6 +27,7 @@ from cifar.results.revisions import experiments, find_commit, git
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
+from recipes.experiments import run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
@@ -190,9 +191,8 @@ def run(wanted: Plan) -> Run:
         git("-C", str(wanted.clone), "update-ref", "-d", reference)  # a kill may have left it there
         write_text(wanted.clone / PARAMS, wanted.contender.params)
         sets = [word for change in [*wanted.changes, f"seed={wanted.seed}"] for word in ("-S", change)]
-        command = [sys.executable, "-m", "dvc", "exp", "run", "--name", name, *sets]
-        ended = subprocess.run(command, cwd=wanted.clone, env=environment(), stdout=sys.stderr, pass_fds=[lock])
-        if ended.returncode:
+        options = {"cwd": wanted.clone, "stdout": sys.stderr, "pass_fds": [lock]}
+        if run_dvc("--name", name, *sets, environment=environment(), **options):
             raise InputError(f"{name} failed, see above; fix this and run the same command again to continue")
         git("fetch", "--quiet", str(wanted.clone), f"{reference}:{reference}")
     found = find_run(wanted)
@@ -229,7 +229,7 @@ def prepare(clone: Path, commit: str) -> None:
         set_cache = [sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str(cache_folder())]
         subprocess.run(set_cache, cwd=clone, check=True, stdout=sys.stderr)
         write_text(ready, "")
-    git("-C", str(clone), "checkout", "--quiet", "--force", "HEAD", "--", ".")
+    git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
     (clone / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # nobody else is in there: we hold the clone
 
 
@@ -326,7 +326,12 @@ def read_predictions(run: Run) -> tuple[np.ndarray, np.ndarray]:
             f"{PREDICTIONS} of {run.name} is not in DVC's cache; `dvc fetch --all-commits` or `dvc exp pull` gets it "
             "from a remote"
         )
-    labels, predicted = read_arrays(path, ["labels", "predictions"])
+    try:
+        labels, predicted = read_arrays(path, ["labels", "predictions"])
+    except InputError:
+        raise InputError(
+            f"{path} is damaged; delete it, and then `dvc repro` in a checkout of {run.name} makes it again"
+        ) from None
     return labels, predicted == labels
 
 

@@ -1,5 +1,6 @@
 """`python -m cifar predict`: pictures from anywhere get the classes and probabilities that the network gives them."""
 
+import io
 import json
 import os
 import subprocess
@@ -110,7 +111,7 @@ def test_what_cannot_be_read_is_a_line_and_the_others_follow(folder, monkeypatch
     (folder / "photos/note.txt").write_text("no picture")
     (folder / "photos/half.png").write_bytes((folder / "photos/a.png").read_bytes()[:600])
     (folder / "nothing").mkdir()
-    assert call(monkeypatch, "--top", "1", "gone.png", "photos", "nothing") == 1
+    assert call(monkeypatch, "--top", "1", "gone.png", "photos", "nothing", 300 * "x") == 1
     said = capsys.readouterr()
     assert [line.split()[0] for line in said.out.splitlines()] == [f"photos/{name}" for name in pictures()]
     *lines, last = said.err.splitlines()
@@ -119,9 +120,18 @@ def test_what_cannot_be_read_is_a_line_and_the_others_follow(folder, monkeypatch
         "photos/half.png is cut off or damaged",
         "photos/note.txt holds no PNG",
         "nothing is ",
+        300 * "x" + ": File name too long",
     )
-    assert len(lines) == 4 and all(map(str.startswith, lines, (f"error: {start}" for start in starts)))
-    assert last == "error: 4 of 7 pictures could not be read"
+    assert len(lines) == 5 and all(map(str.startswith, lines, (f"error: {start}" for start in starts)))
+    assert last == "error: 5 of 8 pictures could not be read"
+
+
+def test_letters_that_the_terminal_lacks_are_escaped(folder, monkeypatch):
+    (folder / "photos/a.png").rename(folder / "photos/\u732b.png")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="latin-1"))
+    assert call(monkeypatch, "photos/\u732b.png") == 0
+    sys.stdout.seek(0)
+    assert sys.stdout.read().startswith("photos/\\u732b.png")
 
 
 def test_as_json_a_picture_that_cannot_be_read_has_its_error(folder, monkeypatch, capsys):
@@ -159,11 +169,13 @@ def test_a_sheet_shows_each_picture_beside_its_heatmap(model, folder, monkeypatc
     ("words", "told"),
     [
         (["--model", "elsewhere"], "elsewhere holds no trained network yet; `dvc repro train` makes one in models"),
+        (["--heatmap", "folder.png"], "--heatmap folder.png is a folder; name another file"),
         (["--heatmap", "sheet.jpg"], "--heatmap sheet.jpg must be the name of a .png file"),
         (["--heatmap", "gone/sheet.png"], "--heatmap gone/sheet.png: there is no folder gone that can be written"),
     ],
 )
 def test_what_it_needs_is_asked_for_in_one_line_before_any_work(folder, monkeypatch, capsys, words, told):
+    (folder / "folder.png").mkdir()
     assert call(monkeypatch, "photos", *words) == 1
     said = capsys.readouterr()
     assert said.out == "" and said.err.startswith(f"error: {told}") and said.err.count("\n") == 1

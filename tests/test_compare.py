@@ -153,8 +153,8 @@ def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path
         path.write_bytes(damaged)
         (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
         assert pair["images"] == []
-        line = f"seed 4: images are not compared: {path} is damaged; delete it and run `make repro`\n"
-        assert capsys.readouterr().err == line
+        line = f"seed 4: images are not compared: {path} is damaged; delete it, and then `dvc repro` in a checkout of "
+        assert capsys.readouterr().err == f"{line}new-seed-4 makes it again\n"
 
 
 @pytest.mark.parametrize("metric", ["loss", "wrong", "expected_calibration_error", "accuracies"])

@@ -81,6 +81,12 @@ def test_a_demo_made_again_has_the_code_of_now_and_keeps_its_results(checkout):
     assert Path(".demo/data/kept").exists() and not Path(".demo/stages/gone.py").exists()
 
 
+def test_a_relative_folder_of_the_images_is_seen_from_where_make_was_called(checkout):
+    Path(".dvc/repro.py").write_text("import os; print(os.environ['CIFAR10_DIR'])")
+    ended = make("demo", CIFAR10_DIR="../raw")
+    assert ended.stdout.splitlines()[-1] == str(checkout.parent / "raw")
+
+
 def test_a_demos_own_params_may_be_its_params(checkout):
     assert make("demo").returncode == 0
     Path(".demo/params.yaml").write_text("seed: 7\n")

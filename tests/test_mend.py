@@ -111,8 +111,9 @@ def test_a_dvc_lock_that_the_last_commit_does_not_have_is_removed(committed):
     assert not LOCK.exists()
 
 
-def test_without_git_by_dvcs_own_setting_a_cut_off_dvc_lock_is_removed(committed):
+def test_without_git_by_dvcs_own_setting_a_cut_off_dvc_lock_is_removed(committed, monkeypatch):
     shutil.rmtree(".git")
+    monkeypatch.setenv("PATH", "/nowhere")  # Git may not even be installed
     Path(".dvc/config").write_text("[core]\n    no_scm = true\n")
     LOCK.write_bytes(committed[:40])
     assert mend() == (0, f"repaired: removed a half-written {LOCK}\n")

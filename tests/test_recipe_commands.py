@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from projects import create
 
-from recipes.__main__ import end_stages_of
+from recipes.experiments import end_stages_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -260,18 +260,46 @@ def test_an_experiment_and_a_revision_come_from_git_and_the_cache(repository, fi
 
 def test_one_run_is_set_beside_the_workspace(repository, first_run):
     first_run[0]._replace(folder=repository).dvc("checkout")
-    scores = json.loads(Path("metrics/evaluate.json").read_text())
-    Path("metrics/evaluate.json").write_text(json.dumps(scores | {"loss": 123.4}))
     write_page(["HEAD"], PAGE)
     text = PAGE.read_text(encoding="utf-8")
-    assert "<title>HEAD and workspace compared</title>" in text and "123.4" in text
+    assert "<title>HEAD and workspace compared</title>" in text
+    assert "No difference in accuracy can be seen between HEAD and workspace" in text
 
 
-def test_metrics_of_one_run_and_predictions_of_another_are_not_taken_for_one(repository, first_run):
+def weights_of_another_training(lock: str) -> str:
+    """dvc.lock as `dvc repro` leaves it when it is stopped after `train`: `evaluate` has read other weights."""
+    before, train = lock.split("\n  train:\n")
+    return f"{before}\n  train:\n" + re.sub(
+        r"(models/model.safetensors\n.*\n +md5: )\w+", r"\g<1>" + 32 * "0", train, count=1
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "change", "line"),
+    [
+        (
+            "params.yaml",
+            lambda text: text.replace("\nseed: 0", "\nseed: 1"),
+            "params.yaml has changed since the run: seed; ",
+        ),
+        (
+            "metrics/train.json",
+            lambda text: f"{text} ",
+            "metrics/train.json is not of the run in dvc.lock; `dvc repro` or ",
+        ),
+        (
+            "dvc.lock",
+            weights_of_another_training,
+            "evaluate has not run since models/model.safetensors changed; run `dvc ",
+        ),
+    ],
+)
+def test_a_workspace_that_is_not_of_one_run_is_refused(repository, first_run, path, change, line):
     first_run[0]._replace(folder=repository).dvc("checkout")
-    scores = json.loads(Path("metrics/evaluate.json").read_text())
-    Path("metrics/evaluate.json").write_text(json.dumps(scores | {"wrong": scores["wrong"] - 1}))
-    with pytest.raises(InputError, match="evaluate.json are of different runs; run `dvc checkout`$"):
+    before = Path(path).read_text()
+    Path(path).write_text(change(before))
+    assert Path(path).read_text() != before
+    with pytest.raises(InputError, match=f"^{re.escape(line)}"):
         write_page(["HEAD"], PAGE)
 
 

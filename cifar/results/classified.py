@@ -48,7 +48,7 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
     model = _load(folder)
     if heatmap:
         _check_writable(heatmap)
-    files = [file for path in paths for file in (_files_in(path) if path.is_dir() else [path])]
+    files = [file for path in paths for file in (_files_in(path) if os.path.isdir(path) else [path])]
     found, drawn, unread = [], [], 0
     width = max(len(printable(str(file), 200)) for file in files)
     for answer in progress(answers(model, files), len(files), "predict", "pictures", delay=1):
@@ -93,6 +93,8 @@ def _check_writable(path: Path) -> None:
     """Before the work: raise InputError unless `path` can be written as a picture."""
     if path.suffix.lower() != ".png":
         raise InputError(f"--heatmap {path} must be the name of a .png file")
+    if path.is_dir():
+        raise InputError(f"--heatmap {path} is a folder; name another file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--heatmap {path}: there is no folder {path.parent} that can be written; name another")
 

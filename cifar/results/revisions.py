@@ -1,5 +1,6 @@
 """The results of earlier runs: experiments and revisions by name, their files from Git and DVC's cache."""
 
+import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,9 +10,11 @@ from cifar.system.errors import InputError
 
 def git(*words: str, check: bool = True) -> str:
     """What git prints; it must succeed if `check`, else it prints nothing."""
-    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8")
+    environment = os.environ | {"LC_ALL": "C"}
+    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
     if check and ended.returncode:
-        raise InputError(f"git {words[0]} failed: {' '.join(ended.stderr.split())}")
+        command = words[2] if words[0] == "-C" else words[0]
+        raise InputError(f"git {command} failed: {' '.join(ended.stderr.split())}")
     return "" if ended.returncode else ended.stdout
 
 

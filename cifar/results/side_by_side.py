@@ -1,5 +1,6 @@
 """Several runs on one web page: their metrics, settings and curves, and the images that only one of them gets right."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,13 +97,40 @@ def write_page(names: Sequence[str], out: Path) -> None:
 def _load(name: str, folder: Path) -> Side:
     """A run from the workspace, or from the files of a revision, which are copied to `folder`."""
     if name == WORKSPACE:
+        refuse_mixed()
         return load_side(name)
     copy_files(name, FILES, folder)
     try:
         return load_side(name, folder)
     except InputError as error:
         what = str(error).partition("; ")[0].replace(f"{folder}/", "")
-        raise InputError(f"{name}: {what}; give a run of this pipeline, or look for damage with `make mend`") from None
+        raise InputError(
+            f"{name}: {what}; give a run of this pipeline, or look for damage with `make mend` in a checkout of it"
+        ) from None
+
+
+def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
+    """Raise InputError unless the workspace's params and files are all of the run that dvc.lock records, if any.
+
+    A params.yaml for the next run, or a `dvc repro` that was stopped before `evaluate`, would put two runs on the page
+    as one.
+    """
+    stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
+    outs = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", ())}
+    for name in "lr_find", "train", "evaluate":
+        for dep in stages.get(name, {}).get("deps", ()):
+            if outs.get(dep["path"], dep.get("md5")) != dep.get("md5"):
+                raise InputError(f"{name} has not run since {dep['path']} changed; run `dvc repro`")
+    params = [stage.get("params", {}).get("params.yaml", {}) for stage in stages.values()]
+    today = dict(flat(read_yaml(Path("params.yaml"))))
+    changed = {key: None for each in params for key, value in flat(each) if today.get(key) != value}
+    if changed:
+        raise InputError(f"params.yaml has changed since the run: {', '.join(changed)}; run `dvc repro`, or undo this")
+    for path in map(Path, FILES):
+        if path.is_file() and outs.get(str(path)) not in (None, hashlib.md5(path.read_bytes()).hexdigest()):
+            raise InputError(
+                f"{path} is not of the run in dvc.lock; `dvc repro` or `dvc checkout` brings that one back"
+            )
 
 
 def load_side(name: str, folder: Path = Path()) -> Side:
@@ -211,7 +239,7 @@ def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str,
     """
     of_all = [side.metrics | {"confidence": float(side.predictions.confidences().mean())} for side in sides]
     for side, metrics in zip(sides, of_all, strict=True):
-        if not side.params["val_size"]:  # then they are of the test images
+        if not side.params.get("val_size"):  # then they are of the test images
             metrics |= {"val_accuracy": None, "val_loss": None}
     others = {key: key for metrics in of_all for key in metrics if key not in NO_METRICS}
     rows = []

@@ -1,0 +1,46 @@
+"""DVC experiments, run by DVC in a process of its own, which a stop ends in good order."""
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from cifar.system.process import Stopped
+
+
+def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:
+    """The exit status of `dvc exp run WORDS`. Raises Stopped when this process is stopped, and DVC has ended."""
+    again = {"CIFAR_AGAIN": shlex.join(["python", "-m", "recipes", *sys.argv[1:]])}  # what a stopped stage advises
+    command = [sys.executable, "-m", "dvc", "exp", "run", *words]
+    with subprocess.Popen(command, env={**environment, **again}, **options) as dvc:  # in the end it waits for DVC
+        try:
+            return dvc.wait()
+        except Stopped:
+            end_stages_of(dvc)
+            raise
+
+
+def end_stages_of(dvc: subprocess.Popen) -> None:
+    """End each stage that DVC runs until DVC has ended: it has moved HEAD and stashed changes, and puts them back."""
+    while dvc.poll() is None:
+        for stage in stages_of(dvc):
+            with suppress(psutil.Error):
+                stage.terminate()
+        time.sleep(0.2)
+
+
+def stages_of(dvc: subprocess.Popen) -> list[psutil.Process]:
+    """The stage that DVC runs, if any. A shell between them ends after the stage, which has to tidy up first."""
+    shell = os.environ.get("SHELL") or "/bin/sh"  # as DVC chooses it
+    stages = []
+    with suppress(psutil.Error):
+        for process in psutil.Process(dvc.pid).children():
+            if "DVC_STAGE" in process.environ():  # not a git, for example
+                stages += process.children() if process.cmdline()[0] == shell else [process]
+    return stages
