@@ -41,14 +41,16 @@ def steps(lab: Lab, journal: Journal) -> list[Step]:
         name = FAST.format(seed)
         return Step(name, partial(complete, Run(name, "fast", {"seed": seed}, ONE_PASS), lab))
 
+    first_seed, *other_seeds = map(fast, SEEDS)
     best = Run("best, 44 epochs", "best", BEST_AS_ITS_SOURCE, ONE_PASS)
     return [
         Step("data", partial(prepared, lab), always=True),
         Step("tests", partial(gpu_tests, lab), alone=False),
         *map(system, FIRST_SYSTEMS),
         Step("default", partial(complete, Run("default", "default", {}, ALL_STAGES), lab)),
-        *map(fast, SEEDS),
+        first_seed,
         Step(best.name, partial(complete, best, lab)),
+        *other_seeds,
         *map(system, OTHER_SYSTEMS),
         Step(AGAIN, partial(fast_again, lab, journal)),
         *(Step(f"speed, {kind}", partial(speeds, kind, lab)) for kind in KINDS),
