@@ -23,7 +23,7 @@ import numpy as np
 
 from cifar.config.params import check_params, parse_yaml
 from cifar.results.comparison import mcnemar, seeds_needed, summarise, verdict, welch
-from cifar.results.revisions import experiments, find_commit, git
+from cifar.results.revisions import experiments, find_commit, git, stages_up_to
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
@@ -158,19 +158,6 @@ def has_same_pictures(commit: str, wanted: Plan) -> bool:
     commits = commit, wanted.contender.commit
     one, other = (git("rev-parse", "--verify", "--quiet", f"{each}:./{PICTURES}", check=False) for each in commits)
     return wanted.values.get("dataset") != "folder" or one == other
-
-
-def stages_up_to(name: str, lock: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries in a dvc.lock of a stage and of all that make what it reads; none when it has not run."""
-    makers = {out["path"]: stage for stage, entry in lock.items() for out in entry.get("outs", [])}
-    found, ahead = {}, [name]
-    while ahead:
-        stage = ahead.pop()
-        if stage in lock and stage not in found:
-            found[stage] = lock[stage]
-            read = [Path(dep["path"]) for dep in lock[stage].get("deps", [])]
-            ahead += [makers[str(part)] for path in read for part in (path, *path.parents) if str(part) in makers]
-    return list(found.values())
 
 
 @cache

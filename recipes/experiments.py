@@ -28,10 +28,12 @@ def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options:
 
 def end_stages_of(dvc: subprocess.Popen) -> None:
     """End each stage that DVC runs until DVC has ended: it has moved HEAD and stashed changes, and puts them back."""
+    told = set()  # a second signal would cut short what the first one began
     while dvc.poll() is None:
-        for stage in stages_of(dvc):
+        for stage in {*stages_of(dvc)} - told:
             with suppress(psutil.Error):
                 stage.terminate()
+                told.add(stage)
         time.sleep(0.2)
 
 
@@ -42,5 +44,5 @@ def stages_of(dvc: subprocess.Popen) -> list[psutil.Process]:
     with suppress(psutil.Error):
         for process in psutil.Process(dvc.pid).children():
             if "DVC_STAGE" in process.environ():  # not a git, for example
-                stages += process.children() if process.cmdline()[0] == shell else [process]
+                stages += process.children() if process.cmdline()[:1] == [shell] else [process]
     return stages

@@ -204,10 +204,7 @@ def test_a_stopped_experiment_leaves_the_branch_and_uncommitted_changes_as_they_
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)  # to this process alone, and not, as a terminal does, to DVC and the stage too
     assert running.wait() == 130
-    deadline = time.monotonic() + 60  # if this takes DVC more than ten seconds, it goes on alone
-    while project.call("git", "symbolic-ref", "HEAD").stdout.strip() != "refs/heads/main":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert project.git("symbolic-ref", "HEAD").strip() == "refs/heads/main"
     assert project.git("stash", "list") == ""
     assert (project.folder / "README.md").read_text() == "my own"
     assert (
@@ -219,8 +216,9 @@ STAGES = """
 import os, subprocess, time
 time.sleep(1)
 for stage in ["sleep", "600"], ["/bin/sh", "-c", "sleep 600; exit $?"]:
-    subprocess.run(stage, env=os.environ | {"DVC_STAGE": "train"})
-    subprocess.run(["sleep", "0.5"])
+    ended = subprocess.run(stage, env=os.environ | {"DVC_STAGE": "train"})
+    assert ended.returncode in (-15, 143), ended  # by its own signal, or as the shell says of its command
+    subprocess.run(["sleep", "0.5"], check=True)
 """
 
 

@@ -285,12 +285,12 @@ def weights_of_another_training(lock: str) -> str:
         (
             "metrics/train.json",
             lambda text: f"{text} ",
-            "metrics/train.json is not of the run in dvc.lock; `dvc repro` or ",
+            "metrics/train.json is not of the run in dvc.lock; run `dvc repro`, or `git ",
         ),
         (
             "dvc.lock",
             weights_of_another_training,
-            "evaluate has not run since models/model.safetensors changed; run `dvc ",
+            "`python -m stages.evaluate` has not run since models/model.safetensors changed; run ",
         ),
     ],
 )

@@ -52,8 +52,12 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
     mean = float(np.mean(b) - np.mean(a))
     if min(len(a), len(b)) < 2 or (np.ptp(a) == 0 and np.ptp(b) == 0):
         return Difference(mean, None, None)
-    interval = stats.ttest_ind(b, a, equal_var=False).confidence_interval(CONFIDENCE)
-    return Difference(mean, float(interval.low), float(interval.high))
+    squares = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)  # of the means' standard errors
+    freedom = sum(squares) ** 2 / (squares[0] ** 2 / (len(a) - 1) + squares[1] ** 2 / (len(b) - 1))
+    half = float(
+        special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(sum(squares))
+    )  # ttest_ind warns of equal seeds
+    return Difference(mean, mean - half, mean + half)
 
 
 def mcnemar(is_correct_a: np.ndarray, is_correct_b: np.ndarray) -> Discordant:

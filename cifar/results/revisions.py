@@ -4,6 +4,7 @@ import os
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from cifar.system.errors import InputError
 
@@ -37,6 +38,19 @@ def find_commit(name: str, *other_kinds: str) -> str:
     if len(commits) > 1:
         raise InputError(f"{len(commits)} experiments are called {name}; give the commit of one: {', '.join(commits)}")
     return commits[0]
+
+
+def stages_up_to(name: str, lock: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries in a dvc.lock of a stage and of all that make what it reads; none when it has not run."""
+    makers = {out["path"]: stage for stage, entry in lock.items() for out in entry.get("outs", [])}
+    found, ahead = {}, [name]
+    while ahead:
+        stage = ahead.pop()
+        if stage in lock and stage not in found:
+            found[stage] = lock[stage]
+            read = [Path(dep["path"]) for dep in lock[stage].get("deps", [])]
+            ahead += [makers[str(part)] for path in read for part in (path, *path.parents) if str(part) in makers]
+    return list(found.values())
 
 
 def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:

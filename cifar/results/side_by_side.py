@@ -17,7 +17,7 @@ from cifar.results.comparison import Difference, Discordant, accuracy_difference
 from cifar.results.heatmaps import shown_mistakes
 from cifar.results.predictions import Predictions, find_mistakes, load_predictions
 from cifar.results.report import fill, flat, with_own_ids
-from cifar.results.revisions import copy_files
+from cifar.results.revisions import copy_files, stages_up_to
 from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
 from cifar.results.vega import CHARTS, COLOURS, draw
@@ -115,13 +115,13 @@ def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
     A params.yaml for the next run, or a `dvc repro` that was stopped before `evaluate`, would put two runs on the page
     as one.
     """
-    stages = read_yaml(lock).get("stages", {}) if lock.exists() else {}
-    outs = {out["path"]: out.get("md5") for stage in stages.values() for out in stage.get("outs", ())}
-    for name in "lr_find", "train", "evaluate":
-        for dep in stages.get(name, {}).get("deps", ()):
+    stages = stages_up_to("evaluate", read_yaml(lock).get("stages", {})) if lock.exists() else []
+    outs = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    for stage in stages:
+        for dep in stage.get("deps", ()):
             if outs.get(dep["path"], dep.get("md5")) != dep.get("md5"):
-                raise InputError(f"{name} has not run since {dep['path']} changed; run `dvc repro`")
-    params = [stage.get("params", {}).get("params.yaml", {}) for stage in stages.values()]
+                raise InputError(f"`{stage['cmd']}` has not run since {dep['path']} changed; run `dvc repro`")
+    params = [stage.get("params", {}).get("params.yaml", {}) for stage in stages]
     today = dict(flat(read_yaml(Path("params.yaml"))))
     changed = {key: None for each in params for key, value in flat(each) if today.get(key) != value}
     if changed:
@@ -129,7 +129,8 @@ def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
     for path in map(Path, FILES):
         if path.is_file() and outs.get(str(path)) not in (None, hashlib.md5(path.read_bytes()).hexdigest()):
             raise InputError(
-                f"{path} is not of the run in dvc.lock; `dvc repro` or `dvc checkout` brings that one back"
+                f"{path} is not of the run in dvc.lock; run `dvc repro`, or `git checkout HEAD -- metrics plots` and "
+                "`dvc checkout`"
             )
 
 

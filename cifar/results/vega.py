@@ -106,7 +106,7 @@ def draw(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] =
     """
     svg = vl_convert.vegalite_to_svg(specification(chart, tables, runs), vl_version=VERSION)
     ids = {name: f"id{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg)))}
-    return re.sub(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+', lambda name: ids[name[0]], svg) + "\n"
+    return re.sub(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+', lambda name: ids.get(name[0], name[0]), svg) + "\n"
 
 
 def _recolour(node: Any, colours: Mapping[str, str]) -> None:
