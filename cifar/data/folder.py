@@ -12,7 +12,6 @@ import numpy as np
 from cifar.config.schema import CLASS_COUNTS
 from cifar.data.pictures import find_pictures, read_picture
 from cifar.data.splits import FOLDER, Split, label_dtype
-from cifar.system.device import cores
 from cifar.system.errors import InputError, printable
 from cifar.system.files import write_text
 
@@ -78,7 +77,7 @@ class Pictures:
 
 
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(cores())  # Pillow decodes and resizes without Python's lock
+    return ThreadPoolExecutor()  # Pillow decodes and resizes without Python's lock
 
 
 def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
