@@ -23,7 +23,7 @@ COLOUR = tuple(round(255 * channel) for channel in STATISTICS.mean)
 
 
 def ours(images: np.ndarray) -> Callable[[], object]:
-    policy = build_policy([(step.name, step.arguments) for step in params_of("default").augment], STATISTICS.mean, 32)
+    policy = build_policy(params_of("default").augment, STATISTICS.mean, 32)
     batch, index = torch.from_numpy(images), np.arange(len(images))
     return lambda: augment_batch(policy, batch, index, (0, 0, 0))
 

@@ -21,7 +21,7 @@ from cifar.results.scores import log_softmax
 from cifar.system.device import pick_device, prepare
 from cifar.system.errors import InputError
 from cifar.system.files import read_json
-from cifar.system.process import run
+from cifar.system.stage import run
 
 MAJORITY = 3  # of five people
 

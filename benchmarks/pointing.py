@@ -19,7 +19,7 @@ from cifar.nn.inference import normalise, predict
 from cifar.nn.saved import Model, load_model
 from cifar.results.gradcam import CHANNEL_WEIGHTS, heatmaps
 from cifar.system.errors import InputError
-from cifar.system.process import run
+from cifar.system.stage import run
 
 BLOCK = 250  # images at a time
 

@@ -77,7 +77,7 @@ def main() -> None:
     trainer = trainer_of(params, split.images)
     limit = matrix_product_flops(trainer.precision, trainer.device)
     flops = flops_an_image(trainer)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean, 32)
+    policy = build_policy(params.augment, STATISTICS.mean, 32)
     batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
     for _ in range(2):
         trainer.step(next(batches), 0.01).tolist()

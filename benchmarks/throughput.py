@@ -112,7 +112,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
 def our_training(split: Split, params: Params) -> Callable[[int], None]:
     """A function that trains for so many steps, as the pipeline does."""
     prepare(params.deterministic)
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean, 32)
+    policy = build_policy(params.augment, STATISTICS.mean, 32)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
     batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)

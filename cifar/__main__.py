@@ -7,7 +7,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cifar.system.process import run
+from cifar.system.stage import run
 
 
 def main() -> None:

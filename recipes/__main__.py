@@ -16,7 +16,7 @@ from typing import Any
 from cifar.config.params import parse_yaml, read_yaml
 from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
-from cifar.system.process import run
+from cifar.system.stage import run
 from recipes.experiments import run_dvc
 from recipes.values import (
     FOLDER,

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from cifar.system.process import Stopped
+from cifar.system.stage import Stopped
 
 
 def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:

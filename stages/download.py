@@ -3,7 +3,7 @@
 Writes data/dataset/, which every other stage reads: images and labels as arrays, class names as text.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -16,8 +16,8 @@ from cifar.data.folder import IMAGES, build_splits, list_images, save_names
 from cifar.data.shapes import CLASSES, draw_split
 from cifar.data.splits import FOLDER, save_classes, save_split
 from cifar.system.files import filling, write_array
-from cifar.system.process import run
 from cifar.system.progress import progress
+from cifar.system.stage import run
 
 
 def main() -> None:

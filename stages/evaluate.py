@@ -5,7 +5,7 @@ predictions, which the later stages read, and three tables: for the confusion ma
 for the reliability diagram.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -26,8 +26,8 @@ from cifar.system.device import pick_device, prepare
 from cifar.system.errors import printable
 from cifar.system.files import write_csv, write_json
 from cifar.system.launch import launch
-from cifar.system.process import run
 from cifar.system.processes import leave_to_first
+from cifar.system.stage import run
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ Reads the model and the test images. Runs the file and the network on all of the
 apart. A file that does not agree with the network is not written.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -14,7 +14,7 @@ from cifar.nn.inference import predict
 from cifar.nn.saved import FOLDER, check_fits, load_model
 from cifar.system.device import pick_device, prepare
 from cifar.system.files import replacing, write_json
-from cifar.system.process import run
+from cifar.system.stage import run
 
 FILE = FOLDER / "model.onnx"
 

@@ -5,7 +5,7 @@ gallery shows, and as many correctly classified images. Each image has its heatm
 For the report it also writes heatmaps of the most confident mistakes as arrays, for the predicted and the true class.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -19,7 +19,7 @@ from cifar.results.gradcam import heatmap_strips, legend, map_mistakes
 from cifar.results.heatmaps import HEATMAPS, save_heatmaps
 from cifar.results.predictions import find_correct, load_mistakes, load_predictions, spread_over_classes
 from cifar.results.sheets import draw_sheet
-from cifar.system.process import run
+from cifar.system.stage import run
 
 FOLDER = Path("plots/gradcam")
 TILES_ACROSS = 10  # images and heatmaps in a row, at most

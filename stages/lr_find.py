@@ -4,7 +4,7 @@ It trains on all images of a batch, because a filter would pick other images at 
 Writes the curve, the rates that it suggests for `lr_max: find` and `lr_min: find`, and a picture of both.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -21,9 +21,9 @@ from cifar.results.charts import draw_range_test
 from cifar.system.device import prepare
 from cifar.system.files import write_csv, write_json
 from cifar.system.launch import launch
-from cifar.system.process import run
 from cifar.system.processes import leave_to_first
 from cifar.system.progress import progress
+from cifar.system.stage import run
 from cifar.training.range_test import at_the_ends, suggest, sweep
 from cifar.training.schedules import exponential
 from cifar.training.shards import check_shards
@@ -41,7 +41,7 @@ def main() -> None:
     statistics = load_statistics()
     refuse_other_inputs("lr_find", params.values())
     size = train.images.shape[1]
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean, size)
+    policy = build_policy(params.augment, statistics.mean, size)
 
     spec = TrainerSpec(
         model=params.model, optimizer=params.optimizer, loss=params.loss,

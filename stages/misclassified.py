@@ -5,7 +5,7 @@ confused most often, and two galleries: the most confident mistakes, and as many
 writes a table and a sheet of the test images whose label is in doubt.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -27,7 +27,7 @@ from cifar.results.predictions import (
 from cifar.results.sheets import draw_sheet
 from cifar.system.errors import printable
 from cifar.system.files import write_csv
-from cifar.system.process import run
+from cifar.system.stage import run
 
 FOLDER = Path("plots/misclassified")
 COLUMNS = 5

@@ -4,7 +4,7 @@ Reads the results of all other stages. Writes the page, which shows images of th
 files, which show none.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -21,7 +21,7 @@ from cifar.results.vega import CHARTS, draw
 from cifar.results.written import load_run
 from cifar.system.errors import InputError
 from cifar.system.files import write_text
-from cifar.system.process import run
+from cifar.system.stage import run
 
 PAGE = Path("report/index.html")
 FOLDER = Path("plots/report")
@@ -37,8 +37,7 @@ def main() -> None:
         raise InputError("models/model.json names other classes than the data set; run `dvc repro train`")
 
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    augment = [(step.name, step.arguments) for step in params.augment]
-    policy = build_policy(augment, load_statistics().mean, train.images.shape[1])
+    policy = build_policy(params.augment, load_statistics().mean, train.images.shape[1])
     originals, augmented = first_augmented(training, policy, params.batch_size, params.seed)
     heatmaps = load_heatmaps(predictions, test.images.shape[1:3])
     pictures = Pictures(train, originals, augmented, test, heatmaps)

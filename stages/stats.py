@@ -4,7 +4,7 @@ Reads data/dataset/. Writes the mean and standard deviation of the training pixe
 sample and augmented images, and a table and a sheet of the test images that are almost the same as a training image.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -20,7 +20,7 @@ from cifar.data.splits import Split, hold_out, load_classes, load_split
 from cifar.data.statistics import channel_statistics, count_classes, first_of_each_class, refuse_constant
 from cifar.results.sheets import draw_sheet, side_by_side
 from cifar.system.files import write_csv, write_json
-from cifar.system.process import run
+from cifar.system.stage import run
 
 FOLDER = Path("plots/stats")
 SAMPLES, ROWS = 10, 100  # images of each class, and classes, at most
@@ -39,8 +39,7 @@ def main() -> None:
     draw_samples(train, classes)
 
     training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    augment = [(step.name, step.arguments) for step in params.augment]
-    policy = build_policy(augment, list(mean.values()), train.images.shape[1])
+    policy = build_policy(params.augment, list(mean.values()), train.images.shape[1])
     draw_augmented(*first_augmented(training, policy, params.batch_size, params.seed), classes)
 
     duplicates = find_duplicates(train, test)
@@ -70,7 +69,8 @@ def draw_duplicates(duplicates: Duplicates, train: Split, test: Split, classes: 
     """Each test image beside its training image, the most alike first."""
     of_test, of_train = duplicates.test[:SHOWN], duplicates.train[:SHOWN]
     pairs = side_by_side(test.images[of_test], train.images[of_train])
-    title = f"{len(pairs)} of {len(duplicates.test):,} pairs of a test image and a training image nearly the same"
+    count = f"{len(pairs)} of {len(duplicates.test):,}" if len(pairs) else "No"
+    title = f"{count} pairs of a test image and a training image nearly the same"
     labels = zip(test.labels[of_test], train.labels[of_train], strict=True)
     captions = ["\n".join(classes[label] for label in pair) for pair in labels]
     draw_sheet(FOLDER / "duplicates.png", pairs, COLUMNS, title, captions=captions)

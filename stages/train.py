@@ -4,7 +4,7 @@ Reads the training images, their statistics and the range test's rates. Writes t
 (after each epoch) and the learning rate of every step. An interrupted run continues after its last complete epoch.
 """
 
-from cifar.system.process import start_stage
+from cifar.system.stage import start_stage
 
 start_stage(__name__)
 
@@ -20,8 +20,8 @@ from cifar.nn.summary import summary
 from cifar.system.device import environment, prepare
 from cifar.system.files import write_json, write_text
 from cifar.system.launch import launch
-from cifar.system.process import run
 from cifar.system.processes import leave_to_first
+from cifar.system.stage import run
 from cifar.training.checkpoint import open_checkpoints
 from cifar.training.hardest import build_filter
 from cifar.training.loop import LoopSpec, fit
@@ -38,7 +38,7 @@ def main() -> None:
     train, val = load_train_and_val(params.val_size, params.seed)
     check_shards(params.shards, len(train.labels), params.batch_size, share=getattr(params.filter, "share", 1.0))
     classes, statistics, size = load_classes(), load_statistics(), train.images.shape[1]
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], statistics.mean, size)
+    policy = build_policy(params.augment, statistics.mean, size)
 
     epoch_steps = math.ceil(len(train.labels) / params.batch_size)
     spec = TrainerSpec(

@@ -1,5 +1,6 @@
 """Sections of params.yaml, and a trainer's spec made of them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from cifar.config.schema import (
@@ -13,7 +14,9 @@ from cifar.config.schema import (
     ResNet18Spec,
     Section,
     SGDSpec,
+    TransformSpec,
 )
+from cifar.data.policy import Policy, build_policy
 from cifar.data.splits import Statistics
 from cifar.nn.networks import Task
 from cifar.training.trainer import TrainerSpec
@@ -54,3 +57,8 @@ def trainer_spec(**changes: Any) -> TrainerSpec:
         "regularise": "all", "shards": 1, "classes": 10, "bias_lr_factor": 1.0, "l1": 0.0,
     }  # fmt: skip
     return TrainerSpec(**values | changes)
+
+
+def policy_of(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float], size: int) -> Policy:
+    """`build_policy` of `transforms`, (name, arguments) each."""
+    return build_policy([TransformSpec(name=name, **arguments) for name, arguments in transforms], mean, size)

@@ -24,7 +24,7 @@ from cifar.data.splits import load_classes, load_statistics
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
 from cifar.system.files import write_checksums, write_json, write_text
-from cifar.system.process import run
+from cifar.system.stage import run
 
 ROOT = Path(__file__).parents[1]
 TINY = ["dataset=shapes", "shapes.train=60", "shapes.test=50", "val_size=20", "batch_size=20", "lr_max=find"]

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from specs import policy_of
 
 from cifar.data.batches import feed, source_of, training_batches
-from cifar.data.policy import build_policy
 from cifar.data.splits import Batch, Split
 from cifar.system.errors import InputError
 
@@ -24,7 +24,7 @@ def test_epoch_shows_every_image_once_in_an_order_of_its_own():
     images = np.zeros((50, 32, 32, 3), np.uint8)
     images[:] = np.arange(50, dtype=np.uint8)[:, None, None, None]
     split = Split(images, (np.arange(50) % 10).astype(np.uint8))
-    batches_of = feed(split, build_policy([], MEAN, 32), torch.device("cpu"), batch_size=16, seed=3)
+    batches_of = feed(split, policy_of([], MEAN, 32), torch.device("cpu"), batch_size=16, seed=3)
     orders = []
     for epoch in (0, 1):
         batches = list(batches_of(epoch))
@@ -42,7 +42,7 @@ def test_epoch_shows_every_image_once_in_an_order_of_its_own():
 def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
     random = np.random.default_rng(0)
     images, labels = random.integers(0, 256, (70, 32, 32, 3), np.uint8), random.integers(0, 10, 70, np.uint8)
-    split, policy = Split(images, labels), build_policy(transforms, MEAN, 32)
+    split, policy = Split(images, labels), policy_of(transforms, MEAN, 32)
     expected = list(feed(split, policy, CPU, batch_size=16, seed=3)(2))
     whole = Batch(torch.from_numpy(images), torch.from_numpy(labels).long())
     for workers in (1, 2):
@@ -56,7 +56,7 @@ def test_the_batches_do_not_depend_on_how_many_processes_make_them(transforms):
 def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers):
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8))
     reflected = {"padding": 12, "border_mode": "BORDER_REFLECT_101"}
-    policy = build_policy([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN, 32)
+    policy = policy_of([("RandomCrop", {"height": 8, "width": 8}), ("Pad", reflected)], MEAN, 32)
     with pytest.raises(InputError) as caught:
         list(
             training_batches(
@@ -68,14 +68,15 @@ def test_a_policy_that_fails_on_an_image_is_one_line_whoever_applies_it(workers)
 
 TRAINER = """
 import os, time, torch
+from cifar.config.schema import TransformSpec
 from cifar.data.policy import build_policy
 from cifar.data.batches import source_of, training_batches
-from cifar.system.process import run
+from cifar.system.stage import run
 from cifar.data.splits import Batch
 
 def main():
     images, labels = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), torch.zeros(400).long()
-    policy = build_policy([("Rotate", {{}})], [0.5] * 3, 32)
+    policy = build_policy([TransformSpec(name="Rotate")], [0.5] * 3, 32)
     batches = training_batches(source_of(Batch(images, labels)), policy, epoch=0, batch_size=2, seed=0, workers=2)
     {main}
 
@@ -120,10 +121,10 @@ def test_a_bug_ends_the_workers_too():
 def test_on_a_processor_no_other_process_helps():
     split = Split(np.zeros((4, 32, 32, 3), np.uint8), np.zeros(4, np.uint8))
     for transforms in ([], [("Rotate", {})]):
-        assert feed(split, build_policy(transforms, MEAN, 32), CPU, batch_size=2, seed=0).keywords["workers"] == 0
+        assert feed(split, policy_of(transforms, MEAN, 32), CPU, batch_size=2, seed=0).keywords["workers"] == 0
 
 
 def test_there_must_be_as_many_images_as_a_batch_has():
     split = Split(np.zeros((20, 32, 32, 3), np.uint8), np.zeros(20, np.uint8))
     with pytest.raises(InputError, match="batch_size is 21, it must be at most the 20 images left to train on"):
-        feed(split, build_policy([], MEAN, 32), CPU, batch_size=21, seed=0)
+        feed(split, policy_of([], MEAN, 32), CPU, batch_size=21, seed=0)

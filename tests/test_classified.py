@@ -20,7 +20,7 @@ from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, save_model
 from cifar.results.classified import CHUNK, answers
 from cifar.results.gradcam import heatmaps, overlay
-from cifar.system.process import run
+from cifar.system.stage import run
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ["cat", "sea lion", *(f"class {k}" for k in range(2, 9)), "\x1b[31m"]

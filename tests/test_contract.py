@@ -151,7 +151,7 @@ def test_functions_take_at_most_four_arguments_by_position():
 def test_a_stage_begins_with_start_stage_and_ends_with_run(stage):
     """`start_stage` handles signals while the imports below it take seconds, so it comes before them."""
     _, first, start, *_, last = parse(ROOT / f"stages/{stage}.py").body
-    assert ast.unparse(first) == "from cifar.system.process import start_stage"
+    assert ast.unparse(first) == "from cifar.system.stage import start_stage"
     assert ast.unparse(start) == "start_stage(__name__)"
     assert ast.unparse(last) == "if __name__ == '__main__':\n    run(main)"
 

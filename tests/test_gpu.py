@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from specs import STATISTICS, trainer_spec
+from specs import STATISTICS, policy_of, trainer_spec
 from torch import Tensor, nn
 from torch._dynamo import explain
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from cifar.config.params import check_params, read_yaml
 from cifar.config.schema import Params
 from cifar.data.batches import EpochBatches, source_of
-from cifar.data.policy import build_policy
 from cifar.data.splits import Batch
 from cifar.nn.inference import views
 from cifar.training.compiling import Compiled
@@ -115,7 +114,7 @@ def test_training_never_waits_for_the_gpu(gpu, monkeypatch, path):
                                                       "hole_width_range": [2, 4], "fill": "mean"})],
 ])  # fmt: skip
 def test_batches_are_made_where_the_images_lie(gpu, transforms):
-    policy = build_policy(transforms, STATISTICS.mean, 32)
+    policy = policy_of(transforms, STATISTICS.mean, 32)
     assert policy.is_batched
     with gpu():
         batches = EpochBatches(source_of(blank_batch(GPU)), policy, 1, batch_size=20, seed=0)

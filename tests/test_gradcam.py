@@ -7,13 +7,12 @@ import pytest
 import torch
 from pytorch_grad_cam import GradCAM, GradCAMPlusPlus
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-from specs import CIFAR, CUSTOM_RESNET, GREY, RESNET18, SGD, changed, trainer_spec
+from specs import CIFAR, CUSTOM_RESNET, GREY, RESNET18, SGD, changed, policy_of, trainer_spec
 from torch import Tensor, nn
 
 from benchmarks.pointing import hit_rates
 from cifar.config.schema import LAYERS
 from cifar.data.batches import feed
-from cifar.data.policy import build_policy
 from cifar.data.shapes import draw_split
 from cifar.nn.inference import normalise, predict
 from cifar.nn.networks import build_network
@@ -166,7 +165,7 @@ def on_shapes() -> tuple[Trainer, np.ndarray, np.ndarray]:
     test, masks = draw_split(300, 0, "test")
     spec = trainer_spec(optimizer=changed(SGD, weight_decay=0.0), precision="auto")
     trainer = build_trainer(spec, GREY, train.images)
-    batches = feed(train, build_policy([], GREY.mean, 32), trainer.device, batch_size=64, seed=0)(0)
+    batches = feed(train, policy_of([], GREY.mean, 32), trainer.device, batch_size=64, seed=0)(0)
     lrs = one_cycle(50, 20, "linear", start=0.01, top=0.1, end=0.01)
     list(train_epoch(trainer, batches, lrs, [0.9] * 50, first_step=0))
     return trainer, test.images, masks

@@ -92,7 +92,7 @@ def assert_same_bits(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
 
 
 def policy_of(recipe: str):
-    return build_policy([(step.name, step.arguments) for step in params_of(recipe).augment], STATISTICS.mean, 32)
+    return build_policy(params_of(recipe).augment, STATISTICS.mean, 32)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -264,7 +264,7 @@ def test_a_missing_file_says_where_to_run_from(tmp_path, monkeypatch):
 )
 def test_a_stage_ends_with_that_line_and_status_1_and_no_traceback(content, line, tmp_path):
     (tmp_path / "params.yaml").write_text(content)
-    imports = "from cifar.config.params import load_params; from cifar.system.process import run"
+    imports = "from cifar.config.params import load_params; from cifar.system.stage import run"
     stage = f"{imports}; run(lambda: load_params('stats'))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run([sys.executable, "-c", stage], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -21,7 +21,7 @@ from projects import Project
 from safetensors.numpy import load_file
 
 from cifar.config.params import read_yaml
-from cifar.system.process import run
+from cifar.system.stage import run
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

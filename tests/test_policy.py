@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pixels import augmented
+from specs import policy_of
 
 from cifar.config.params import check_params, read_yaml
 from cifar.data.policy import augment_batch, build_policy, known_transforms
@@ -32,25 +33,25 @@ def images() -> np.ndarray:
 
 
 def test_same_key_same_images_and_other_keys_others(images):
-    policy = build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, 32)
+    policy = policy_of([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, 32)
     first = augmented(policy, images, (0, 3, 7))
     for other in [(1, 3, 7), (0, 4, 7), (0, 3, 8)]:
         assert not np.array_equal(augmented(policy, images, other), first)
     assert np.array_equal(augmented(policy, images, (0, 3, 7)), first)
     assert np.array_equal(
-        augmented(build_policy([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, 32), images, (0, 3, 7)), first
+        augmented(policy_of([PAD, CROP, ("HorizontalFlip", {"p": 0.5})], MEAN, 32), images, (0, 3, 7)), first
     )
 
 
 def test_each_image_has_draws_of_its_own(images):
-    policy = build_policy([("HorizontalFlip", {"p": 0.5})], MEAN, 32)
+    policy = policy_of([("HorizontalFlip", {"p": 0.5})], MEAN, 32)
     same = np.repeat(images[:1], 200, axis=0)
     flipped = (augmented(policy, same) != same).any((1, 2, 3))
     assert 70 < flipped.sum() < 130  # 100 expected, deviation 7
 
 
 def test_crop_is_a_window_of_the_reflected_image(images):
-    policy = build_policy([PAD, CROP], MEAN, 32)
+    policy = policy_of([PAD, CROP], MEAN, 32)
     for image, cropped in zip(images, augmented(policy, images), strict=True):
         padded = np.pad(image, ((4, 4), (4, 4), (0, 0)), mode="reflect")  # without repeating the border
         windows = [padded[y : y + 32, x : x + 32] for y in range(9) for x in range(9)]
@@ -58,7 +59,7 @@ def test_crop_is_a_window_of_the_reflected_image(images):
 
 
 def test_crop_reaches_every_place():
-    policy = build_policy([PAD, CROP], MEAN, 32)
+    policy = policy_of([PAD, CROP], MEAN, 32)
     ramp = np.zeros((2000, 32, 32, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(32)[:, None] + 4, np.arange(32) + 4
     middle = augmented(policy, ramp)[:, 16, 16].astype(int)
@@ -66,7 +67,7 @@ def test_crop_reaches_every_place():
 
 
 def test_cutout_is_one_whole_hole_of_the_mean_colour(images):
-    policy = build_policy([CUTOUT], MEAN, 32)
+    policy = policy_of([CUTOUT], MEAN, 32)
     black = np.zeros_like(images)
     for image in augmented(policy, black):
         hole = image.any(-1)
@@ -77,12 +78,12 @@ def test_cutout_is_one_whole_hole_of_the_mean_colour(images):
 
 def test_images_are_not_changed_in_place(images):
     before = images.copy()
-    augmented(build_policy([CUTOUT], MEAN, 32), images)
+    augmented(policy_of([CUTOUT], MEAN, 32), images)
     assert np.array_equal(images, before)
 
 
 def test_no_transforms_leave_the_images_as_they_are(images):
-    assert np.array_equal(augmented(build_policy([], MEAN, 32), images), images)
+    assert np.array_equal(augmented(policy_of([], MEAN, 32), images), images)
 
 
 @pytest.mark.parametrize(("interpolation", "border", "values"), [
@@ -93,7 +94,7 @@ def test_opencv_constants_go_by_name(interpolation, border, values):
     checks = np.zeros((1, 32, 32, 3), np.uint8)
     checks[:, ::2, ::2] = 255
     rotate = {"limit": [45, 45], "p": 1.0, "border_mode": border, "fill": 127, "interpolation": interpolation}
-    turned = augmented(build_policy([("Rotate", rotate)], MEAN, 32), checks)
+    turned = augmented(policy_of([("Rotate", rotate)], MEAN, 32), checks)
     assert set(np.unique(turned).tolist()) == values
     assert (turned[:, 0, 0] == 127).all() == (127 in values)
 
@@ -102,7 +103,7 @@ def test_opencv_constants_go_by_name(interpolation, border, values):
 def test_the_images_size_goes_by_name(size):
     images = np.random.default_rng(0).integers(0, 256, (6, size, size, 3), np.uint8)
     policies = [
-        build_policy([PAD, ("RandomCrop", {"height": of_image, "width": of_image})], MEAN, size)
+        policy_of([PAD, ("RandomCrop", {"height": of_image, "width": of_image})], MEAN, size)
         for of_image in (size, "image")
     ]
     found, expected = (augmented(policy, images) for policy in policies)
@@ -115,7 +116,7 @@ def test_the_images_size_goes_by_name(size):
 )
 def test_shipped_policies_are_valid(path):
     params = check_params(read_yaml(path), path)
-    build_policy([(step.name, step.arguments) for step in params.augment], MEAN, 32)
+    build_policy(params.augment, MEAN, 32)
 
 
 @pytest.mark.parametrize(("transform", "message"), [
@@ -136,7 +137,7 @@ def test_shipped_policies_are_valid(path):
 ])  # fmt: skip
 def test_bad_policies_are_refused_in_one_line(transform, message):
     with pytest.raises(InputError) as caught:
-        build_policy([transform], MEAN, 32)
+        policy_of([transform], MEAN, 32)
     assert message in str(caught.value)
 
 
@@ -147,12 +148,12 @@ def test_bad_policies_are_refused_in_one_line(transform, message):
 def test_transforms_that_change_the_shape_of_some_images_only_are_told(images, transforms):
     with pytest.raises(InputError, match="augment (ends at 32 x 32 x 3 for some images only|does not work on)"):
         for epoch in range(20):
-            augmented(build_policy(transforms, MEAN, 32), images, (0, epoch, 0))
+            augmented(policy_of(transforms, MEAN, 32), images, (0, epoch, 0))
 
 
 def test_alternating_flips_show_both_sides_in_turn():
     # Jordan (2024), section 3.6: a random half at first, and from then on the other side in each epoch.
-    policy = build_policy([("AlternatingFlip", {})], MEAN, 32)
+    policy = policy_of([("AlternatingFlip", {})], MEAN, 32)
     many = np.random.default_rng(1).integers(0, 256, (2000, 32, 32, 3), np.uint8)
     epochs = [augmented(policy, many, (0, epoch, 0)) for epoch in range(4)]
     assert np.array_equal(epochs[0], epochs[2]) and np.array_equal(epochs[1], epochs[3])
@@ -164,17 +165,19 @@ def test_alternating_flips_show_both_sides_in_turn():
 
 
 def test_alternating_flips_go_by_image_not_by_place_in_the_batch(images):
-    policy, index = build_policy([("AlternatingFlip", {})], MEAN, 32), np.array([7, 3, 30])
+    policy, index = policy_of([("AlternatingFlip", {})], MEAN, 32), np.array([7, 3, 30])
     found = augment_batch(policy, torch.from_numpy(images[index]), index, (0, 1, 5))
     assert np.array_equal(found.numpy(), augmented(policy, images, (0, 1, 0))[index])
 
 
 FRESH = """
 import os, sys
-import cifar.data.policy as policy, cv2
+import cv2
+from cifar.config.schema import TransformSpec
+from cifar.data.policy import build_policy
 assert "NO_ALBUMENTATIONS_UPDATE" not in os.environ and "albumentations" not in sys.modules
 assert cv2.getNumThreads() == 2
-policy.build_policy([("Rotate", {})], [0.5] * 3, 32)
+build_policy([TransformSpec(name="Rotate")], [0.5] * 3, 32)
 assert os.environ["NO_ALBUMENTATIONS_UPDATE"] == "1" and cv2.getNumThreads() == 1
 """
 
@@ -209,7 +212,7 @@ def policies(draw) -> list[tuple[str, dict]]:
 def test_any_policy_works_or_is_refused_in_words(transforms):
     images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     try:
-        found = augmented(build_policy(transforms, MEAN, 32), images)
+        found = augmented(policy_of(transforms, MEAN, 32), images)
         assert found.shape == images.shape and found.dtype == np.uint8
     except InputError as error:
         assert "augment" in str(error) and len(str(error)) > 20

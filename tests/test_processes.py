@@ -210,7 +210,7 @@ def test_two_machines_give_the_same_bytes(project, alone, tmp_path):
 # the first machine's process fails when the second's has made that file and ended well.
 LEAVING = """
 from cifar.system.errors import InputError
-from cifar.system.process import run, start_stage
+from cifar.system.stage import run, start_stage
 start_stage(__name__)
 import os, time
 from pathlib import Path
@@ -282,7 +282,7 @@ def test_the_first_machine_waits_for_the_others_and_ends_on_ctrl_c(project, tmp_
 
 
 WAITING = """
-from cifar.system.process import run, start_stage
+from cifar.system.stage import run, start_stage
 start_stage(__name__)
 from cifar.system import launch, machines
 
@@ -344,6 +344,7 @@ WRONG = {
     "RENDEZVOUS is ''; with NODES=2 set it to address:port": {"NODES": "2", "PROCESSES": "1"},
     "RENDEZVOUS is '10.0.0.1:65536'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "10.0.0.1:65536"},
     "RENDEZVOUS is '10.0.0.1:²'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "10.0.0.1:²"},
+    "RENDEZVOUS is 'a..b:29500'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "a..b:29500"},
     "RENDEZVOUS is 'fd00::1:29500'; with": {"NODES": "2", "PROCESSES": "1", "RENDEZVOUS": "fd00::1:29500"},
     "NODE is 2; with NODES=2 the machines have the numbers 0 to 1": {
         **{"NODES": "2", "NODE": "2", "PROCESSES": "1", "RENDEZVOUS": "localhost:29500"}
@@ -363,6 +364,13 @@ def test_a_wrong_number_is_refused(message, monkeypatch):
             launch(4)
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_stage_that_torchrun_has_started_says_what_to_do_instead(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.delenv("CIFAR_LAUNCHER", raising=False)
+    with pytest.raises(InputError, match="set PROCESSES instead of using torchrun$"):
+        launch(1)
 
 
 def test_an_address_may_be_a_name_or_of_either_version(monkeypatch):

@@ -15,6 +15,7 @@ from pixels import augmented
 from projects import TINY
 
 from cifar.config.params import check_params, read_yaml
+from cifar.config.schema import TransformSpec
 from cifar.data.policy import build_policy
 from cifar.training.schedules import plan
 
@@ -80,7 +81,7 @@ def test_cutout_holes_are_whole_of_the_stated_size_number_and_share_and_of_the_m
 ):
     recipe = recipe_of(name)
     (cutout,) = [step for step in recipe["augment"] if step["name"] == "CoarseDropout"]
-    policy = build_policy([("CoarseDropout", {k: v for k, v in cutout.items() if k != "name"})], MEAN, 32)
+    policy = build_policy([TransformSpec(**cutout)], MEAN, 32)
     found = [len(holes(image, size)) for image in augmented(policy, np.zeros((400, 32, 32, 3), np.uint8))]
     drawn = np.count_nonzero(found) / 400
     assert drawn == pytest.approx(share, abs=0.08)
@@ -94,7 +95,7 @@ def test_cutout_holes_are_whole_of_the_stated_size_number_and_share_and_of_the_m
 def test_flips_come_as_often_as_stated(name, horizontal, vertical):
     ramp = np.zeros((1000, 32, 32, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(60, 92), np.arange(60, 92)[:, None]  # red rises to the right, green down
-    steps = [(s["name"], {"p": s["p"]}) for s in recipe_of(name)["augment"] if s["name"].endswith("Flip")]
+    steps = [TransformSpec(**step) for step in recipe_of(name)["augment"] if step["name"].endswith("Flip")]
     seen = augmented(build_policy(steps, MEAN, 32), ramp).astype(int)
     assert np.mean(seen[:, 0, 0, 0] > seen[:, 0, -1, 0]) == pytest.approx(horizontal, abs=0.05)
     assert np.mean(seen[:, 0, 0, 1] > seen[:, -1, 0, 1]) == pytest.approx(vertical, abs=0.05)
@@ -103,7 +104,7 @@ def test_flips_come_as_often_as_stated(name, horizontal, vertical):
 @pytest.mark.parametrize(("name", "degrees"), [("eva4-s8", 15), ("eva5-s9", 8), ("resnet18-layernorm", 5)])
 def test_rotation_stays_within_the_stated_angle_and_reaches_it(name, degrees):
     (rotate,) = [s for s in recipe_of(name)["augment"] if s["name"] == "Rotate"]
-    policy = build_policy([("Rotate", {k: v for k, v in rotate.items() if k != "name"} | {"p": 1.0})], MEAN, 32)
+    policy = build_policy([TransformSpec(**rotate | {"p": 1.0})], MEAN, 32)
     bar = np.zeros((300, 32, 32, 3), np.uint8)
     bar[:, 15:17, 4:28] = 255
     angles = []

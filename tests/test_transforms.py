@@ -5,8 +5,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from specs import policy_of
 
-from cifar.data.policy import batched, build_policy
+from cifar.data.policy import batched
 from cifar.data.transforms import Draws, crop, cut_out, flip, pad
 
 MEAN = [0.491400, 0.482158, 0.446531]
@@ -123,10 +124,10 @@ def test_a_policy_of_both_kinds_keeps_their_order(images):
     # Rotation by 90 degrees before or after a flip: the one is the other turned by 180.
     rotate = ("Rotate", {"limit": [90, 90], "p": 1.0, "interpolation": "INTER_NEAREST"})
     flip_ = ("HorizontalFlip", {"p": 1.0})
-    one, other = (run(build_policy(steps, MEAN, 32), images) for steps in ([rotate, flip_], [flip_, rotate]))
+    one, other = (run(policy_of(steps, MEAN, 32), images) for steps in ([rotate, flip_], [flip_, rotate]))
     inner = np.s_[:, 4:28, 4:28]
     assert np.array_equal(one[inner], other[:, ::-1, ::-1][inner]) and not np.array_equal(one[inner], other[inner])
-    assert not build_policy([rotate, flip_], MEAN, 32).is_batched and build_policy([flip_], MEAN, 32).is_batched
+    assert not policy_of([rotate, flip_], MEAN, 32).is_batched and policy_of([flip_], MEAN, 32).is_batched
 
 
 def run(policy, images: np.ndarray) -> np.ndarray:

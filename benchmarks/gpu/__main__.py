@@ -21,7 +21,7 @@ from benchmarks.gpu.runs import Lab, files_to_keep, slug
 from benchmarks.gpu.summary import summary
 from benchmarks.report import machine
 from cifar.system.errors import InputError, one_line
-from cifar.system.process import run
+from cifar.system.stage import run
 
 RESULTS = Path(__file__).with_name("results")
 TOGETHER = 2  # steps that may share the GPU: small batches leave it idle between two kernels

@@ -84,7 +84,7 @@ def training_of(params: Params, images: int) -> Callable[[int], None]:
     split = random_images(images // params.batch_size * params.batch_size)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    policy = build_policy([(step.name, step.arguments) for step in params.augment], STATISTICS.mean, 32)
+    policy = build_policy(params.augment, STATISTICS.mean, 32)
     batches_of = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)
     batches = endless(batches_of)
 

@@ -16,7 +16,7 @@ from cifar.data.policy import Policy, augment_batch
 from cifar.data.splits import Batch, Split, epoch_batches
 from cifar.system.device import cores
 from cifar.system.errors import InputError
-from cifar.system.process import SIGNALS
+from cifar.system.stage import SIGNALS
 
 BLOCK = 5000  # images copied to a device at a time
 

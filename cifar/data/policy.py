@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from cifar.config.schema import TransformSpec
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
 from cifar.system.errors import InputError, is_out_of_memory
 
@@ -54,8 +55,8 @@ def import_albumentations() -> ModuleType:
     return albumentations
 
 
-def build_policy(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequence[float], size: int) -> Policy:
-    """The policy that applies `transforms`, (name, arguments) each, in order to a uint8 image (size, size, 3).
+def build_policy(augment: Sequence[TransformSpec], mean: Sequence[float], size: int) -> Policy:
+    """The policy that applies the transforms of `augment` in order to a uint8 image (size, size, 3).
 
     Some values of arguments have names: `mean` is the `mean` colour (3,) of [0, 1], `image` is the image's `size`, and
     BORDER_... and INTER_... are OpenCV's constants. Raises InputError for an unknown transform or argument, or one that
@@ -63,6 +64,7 @@ def build_policy(transforms: Sequence[tuple[str, dict[str, Any]]], mean: Sequenc
     what would fail only later, with some image.
     """
     names = {"mean": tuple(round(255 * channel) for channel in mean), "image": size}
+    transforms = [(step.name, step.arguments) for step in augment]
     steps = [_build_transform(f"augment[{i}]", *transform, names) for i, transform in enumerate(transforms)]
     _try(steps, size)
     _try([_build_transform(f"augment[{i}]", *_always(*step), names) for i, step in enumerate(transforms)], size)

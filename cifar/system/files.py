@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from cifar.system.errors import InputError
-from cifar.system.process import still_wanted
+from cifar.system.stage import still_wanted
 
 if TYPE_CHECKING:
     import pandas as pd  # a second to import, and not every stage writes a table

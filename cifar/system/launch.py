@@ -17,12 +17,12 @@ import torch.distributed as dist
 from cifar.system.device import cores
 from cifar.system.errors import InputError
 from cifar.system.machines import WAIT, all_machines, meeting_point
-from cifar.system.process import LOST, REPRO, is_one_of_several
 from cifar.system.processes import join
+from cifar.system.stage import LOST, REPRO, is_one_of_several
 from cifar.system.stuck import ending_stuck
 
 REST, NODES_REST = 22, 600  # seconds without work; those of one machine may wait long for those of a slower one
-SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `process.GRACE`
+SHUTDOWN = 8  # seconds that a process has to clean up after SIGTERM; less than `stage.GRACE`
 
 
 def launch(shards: int) -> None:
@@ -42,6 +42,8 @@ def launch(shards: int) -> None:
     if shards > 1:
         torch.set_num_threads(threads)
     if is_one_of_several():
+        if "CIFAR_LAUNCHER" not in os.environ:
+            raise InputError("this stage starts its processes itself; set PROCESSES instead of using torchrun")
         join()
         return
     nodes = _read_count("NODES", 1)

@@ -13,7 +13,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from cifar.system.errors import InputError
-from cifar.system.process import Stopped
+from cifar.system.stage import Stopped
 
 WAIT = 900  # seconds in which all machines must start
 PARTING = 8  # seconds that the machine NODE=0 waits at the end for the others
@@ -23,7 +23,7 @@ def meeting_point(node: int, nodes: int) -> tuple[str, int]:
     """The address and the port in RENDEZVOUS, checked together with the number of this machine among `nodes`."""
     point = os.environ.get("RENDEZVOUS", "")
     found = re.fullmatch(r"(?:\[(.+)\]|([^\[\]:]+)):(\d{1,5})", point, re.ASCII)  # [address] for IPv6
-    if not found or not 0 < int(found[3]) < 2**16:
+    if not found or not _can_be_address(found[1] or found[2]) or not 0 < int(found[3]) < 2**16:
         raise InputError(f"RENDEZVOUS is {point!r}; with NODES={nodes} set it to address:port of the machine NODE=0")
     if node >= nodes:
         raise InputError(f"NODE is {node}; with NODES={nodes} the machines have the numbers 0 to {nodes - 1}")
@@ -81,6 +81,13 @@ def _appear(store: dist.TCPStore, keys: Sequence[str], seconds: float) -> bool:
     try:
         return _becomes_true(lambda: store.check([*keys]), seconds)  # the store's own `wait` would handle no signal
     except dist.DistError:
+        return False
+
+
+def _can_be_address(text: str) -> bool:
+    try:
+        return bool(text.encode("idna"))  # as `socket` encodes it
+    except UnicodeError:
         return False
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cifar.system.device import differences, environment, pick_device
 from cifar.system.errors import InputError, is_out_of_memory
-from cifar.system.process import LOST, Stopped
+from cifar.system.stage import LOST, Stopped
 
 Item = TypeVar("Item")
 

@@ -149,7 +149,7 @@ class Checkpoints:
     def _prune(self) -> None:
         """Keep the checkpoints of KEEP_OTHERS trainings that no process is running: those interrupted last.
 
-        Delete what killed processes have left half written, and the folders of trainings that ended before their first.
+        Delete what killed processes have left half written, and the folders of trainings without a checkpoint.
         """
         for part in self.folder.glob(".*.part"):
             part.unlink(missing_ok=True)

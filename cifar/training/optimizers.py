@@ -11,7 +11,7 @@ QUINTIC = 3.4445, -4.7750, 2.0315  # from Muon's source: steep at 0, and close t
 
 
 def is_weight(parameter: Tensor) -> bool:
-    """Is it a filter or a matrix, and not a bias or of a norm?"""
+    """Is it a filter or a matrix? Biases and the parameters of norms are vectors."""
     return parameter.dim() > 1
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cifar.system.errors import InputError, one_line
-from cifar.system.process import run
 from cifar.system.progress import is_terminal, progress
+from cifar.system.stage import run
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,7 +78,7 @@ def test_in_a_demo_messages_name_the_command_that_started_it(told, monkeypatch, 
 
 
 def test_a_home_that_may_not_be_written_is_not_worth_a_word():
-    program = "from cifar.system.process import start_stage; start_stage(__name__)\nimport matplotlib.font_manager"
+    program = "from cifar.system.stage import start_stage; start_stage(__name__)\nimport matplotlib.font_manager"
     environment = os.environ | {"HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/matplotlib"}
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -87,7 +87,7 @@ def test_a_home_that_may_not_be_written_is_not_worth_a_word():
 
 WORKING = """
 import sys, time
-from cifar.system.process import run
+from cifar.system.stage import run
 
 def main():
     try:
@@ -145,7 +145,7 @@ def test_ctrl_c_and_sigterm_while_a_stage_imports_end_in_one_line_too(tmp_path, 
 
 STUBBORN = """
 import time
-from cifar.system import process
+from cifar.system.stage import run
 
 def main():
     print("working", flush=True)
@@ -155,8 +155,7 @@ def main():
         except BaseException:
             pass
 
-process.GRACE = 0.5
-process.run(main, "nothing is lost")
+run(main, "nothing is lost", grace=0.5)
 """
 
 
@@ -206,17 +205,17 @@ def test_a_stage_whose_dvc_is_killed_ends_by_itself_even_if_its_shell_lives_on()
 WRITING_LATE = """
 import os, time
 from pathlib import Path
-from cifar.system import process
+from cifar.system import stage
 from cifar.system.files import write_text
 
 def main():
     print("working", flush=True)
-    while os.getppid() == process.ANCESTORS[0]:
+    while os.getppid() == stage.ANCESTORS[0]:
         time.sleep(0.01)
     write_text("artifact.txt", "of the old run")
 
-process.POLL = 60  # it will not notice by itself in time
-process.run(main)
+stage.POLL = 60  # it will not notice by itself in time
+stage.run(main)
 """
 
 

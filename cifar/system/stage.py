@@ -66,17 +66,17 @@ def start_stage(module: str) -> None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
-def run(main: Callable[[], None], next_move: str = REPRO, *, grace: float | None = None) -> None:
+def run(main: Callable[[], None], next_move: str = REPRO, *, grace: float = GRACE) -> None:
     """Call `main`; an error that the user could have caused ends in one line on stderr and exit status 1.
 
     Running out of memory is one. Ctrl-C ends in one line and status 130. SIGTERM, or the death of the DVC process
-    that started the stage, ends in one line and status 143. Cleaning up may then take `grace` seconds, by default
-    GRACE. These lines end with `next_move`. Any other exception is a bug and keeps its traceback. With CIFAR_TRACEBACK
-    set, every error keeps it.
+    that started the stage, ends in one line and status 143. Cleaning up may then take `grace` seconds. These
+    lines end with `next_move`. Any other exception is a bug and keeps its traceback. With CIFAR_TRACEBACK set, every
+    error keeps it.
     """
     # DVC does not stop on Ctrl-C before its stage has ended, so the stage has to handle the signal.
     try:
-        with _raising_stopped(next_move, GRACE if grace is None else grace):
+        with _raising_stopped(next_move, grace):
             main()
     except Stopped as stopped:
         _end(f"{stopped}; {next_move}", stopped.status)
@@ -96,7 +96,7 @@ def still_wanted() -> None:
 def _is_abandoned() -> bool:
     """Has DVC ended (it sets DVC_STAGE), or the launcher? A person who starts a stage by hand may log out."""
     if is_one_of_several():  # its launcher passes its own number, because it may have ended before this process asks
-        return os.getppid() != int(os.environ["CIFAR_LAUNCHER"])
+        return os.getppid() != int(os.environ.get("CIFAR_LAUNCHER", os.getppid()))
     return "DVC_STAGE" in os.environ and _ancestors() != ANCESTORS
 
 
