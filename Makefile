@@ -36,7 +36,7 @@ kills: .venv/ready ## kill the pipeline six times in each stage, and check that 
 gpu: .venv/ready ## measure on a GPU what is still unmeasured, the most important first; run it again to continue
 	@python -m benchmarks.gpu
 
-repro: .venv/ready ## run `dvc repro`: the stages whose code, data or params have changed
+repro: .venv/ready ## repair DVC's files, then `dvc repro`: the stages whose code, data or params have changed
 	@python .dvc/repro.py
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.

@@ -119,25 +119,26 @@ def leanings(counts: pd.DataFrame) -> str:
 
     As in `one_sided`, of the mistakes that take another class for this one, and this one for another.
     """
-    often, seldom = [], []
+    often, rarely = [], []
     for name in counts.index:
         occurs, predicted, right = (
             int(n) for n in (counts.loc[name].sum(), counts[name].sum(), counts.loc[name, name])
         )
         wrong = occurs + predicted - 2 * right
         if wrong and binomtest(predicted - right, wrong).pvalue < CHANCE / len(counts):
-            others = images(predicted - right, "other image")
+            count = predicted - right
+            others = f"{count:,} image{'' if count == 1 else 's'} of other classes {'is' if count == 1 else 'are'}"
             figures = f"{others} predicted as {name}, and {occurs - right:,} of class {name} as another class"
-            (often if predicted > occurs else seldom).append((name, figures))
+            (often if predicted > occurs else rarely).append((name, figures))
     named = [
         f"The class {name} is predicted significantly too {how}: {figures}."
-        for how, found in (("often", often), ("seldom", seldom))
+        for how, found in (("often", often), ("rarely", rarely))
         for name, figures in found
     ]
     if len(named) > NAMED_CLASSES:
-        return f"The network predicts {len(named)} classes significantly too often or too seldom."
+        return f"The network predicts {len(named)} classes significantly too often or too rarely."
     if not named:
-        return "The network predicts no class significantly too often or too seldom."
+        return "The network predicts no class significantly too often or too rarely."
     return " ".join(named)
 
 
@@ -161,10 +162,6 @@ def sureness(mistakes: pd.DataFrame) -> str:
         f"{f'{sure:,} of {len(mistakes):,}' if sure else 'none'} {'have' if sure > 1 else 'has'} more than "
         f"{percent(SURE, 0)}."
     )
-
-
-def images(count: int, word: str) -> str:
-    return f"{count:,} {word}{' is' if count == 1 else 's are'}"
 
 
 def times(count: int) -> str:

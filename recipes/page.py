@@ -284,7 +284,7 @@ def recipe_words(path: Path, data: Data, today: Mapping[str, Any]) -> str:
     """Where the values come from, what the run changed, and what has changed in the recipe since."""
     text = f"[{path}](../{path}) holds every value, with its reason or its source."
     if changes := data.files["run"]["changes"]:
-        text += f" This run changed {words.listed([f'`{change}`' for change in changes])}."
+        text += f" This run used {words.listed([f'`{change}`' for change in changes])}."
     left_out = {"mirrors", *(change.lstrip("~+").partition("=")[0] for change in changes)}
     then, now = (flatten(_with_size(values)) for values in (data.params, today))
     different = [key for key in then if key in now and now[key] != then[key]]

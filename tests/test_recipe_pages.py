@@ -208,19 +208,19 @@ def test_animals_and_vehicles_are_told_apart_only_in_cifar10():
     assert errors.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
 
 
-def test_a_class_is_predicted_too_often_or_too_seldom_only_if_chance_does_not_explain_it():
+def test_a_class_is_predicted_too_often_or_too_rarely_only_if_chance_does_not_explain_it():
     # of 3 classes, so a p-value below 0.05 / 3. b: 10 of 11 mistakes, 2 * (1 + 11) / 2**11 = 0.012. a: 2 / 2**6 = 0.031
     counts = counts_of(["a", "b", "c"], {("a", "b"): 6, ("c", "b"): 4, ("b", "c"): 1})
     assert errors.leanings(counts) == (
-        "The class b is predicted significantly too often: 10 other images are predicted as b, and 1 of class b as "
-        "another class."
+        "The class b is predicted significantly too often: 10 images of other classes are predicted as b, and "
+        "1 of class b as another class."
     )
     assert errors.leanings(counts.T) == (
-        "The class b is predicted significantly too seldom: 1 other image is predicted as b, and 10 of class b as "
-        "another class."
+        "The class b is predicted significantly too rarely: 1 image of other classes is predicted as b, and "
+        "10 of class b as another class."
     )
     fewer = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})
-    assert errors.leanings(fewer) == ("The network predicts no class significantly too often or too seldom.")
+    assert errors.leanings(fewer) == ("The network predicts no class significantly too often or too rarely.")
 
 
 def test_the_classes_whose_predictions_are_least_often_right():
