@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from cifar.data.shapes import SHAPES
+from cifar.system.files import replacing
+from cifar.system.stage import run
 
 FOLDER = Path("data/images")
 CLASSES = "arrow", "circle", "cross", "ring", "star", "triangle"
@@ -23,10 +25,10 @@ def main() -> None:
     if not (FOLDER / "README.md").exists():
         sys.exit(f"error: {FOLDER}/README.md is missing; run this from the root of the repository")
     for number, name in enumerate(CLASSES):
-        (FOLDER / name).mkdir(exist_ok=True)
         for k in range(OF_EACH):
-            image = draw(name, np.random.default_rng([number, k]))
-            image.save(FOLDER / name / f"{name}-{k:02d}.{'png' if k % 2 else 'jpg'}")
+            suffix, kind = ("png", "PNG") if k % 2 else ("jpg", "JPEG")
+            with replacing(FOLDER / name / f"{name}-{k:02d}.{suffix}") as part:
+                draw(name, np.random.default_rng([number, k])).save(part, format=kind)
     print(f"written: {FOLDER}/{{{','.join(CLASSES)}}}/: {OF_EACH} pictures each")
 
 
@@ -51,4 +53,4 @@ def draw(name: str, random: np.random.Generator) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "run `make pictures` again")

@@ -11,7 +11,8 @@ from cifar.system.stage import run
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
+    if sys.stdout:  # None if it is closed (>&-)
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     arguments = parse(sys.argv[1:])
     match arguments.command:
         case "predict":

@@ -41,7 +41,7 @@ def main() -> None:
         shown = spread_over_classes(predictions, indices)[: params.gallery_size]
         targets = (predictions.predicted if params.gradcam.target == "predicted" else test.labels)[shown]
         strips = heatmap_strips(model, test.images[shown], targets, params.gradcam)
-        title = f"{len(shown)} of {len(indices):,} {name} test images\nBeside each: {legend(params.gradcam)}"
+        title = f"{len(shown)} of {len(indices):,} {name} test images\nNext to each: {legend(params.gradcam)}"
         captions = prediction_captions(predictions, shown, model.classes)
         draw_sheet(FOLDER / f"{name}.png", strips, columns, title, captions=captions, caption_colours=colours)
     save_heatmaps(map_mistakes(model, test.images, predictions, mistakes, settings=params.gradcam))

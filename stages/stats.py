@@ -47,20 +47,21 @@ def main() -> None:
     write_json("metrics/duplicates.json", found)
     save_duplicates(duplicates, (train.labels, test.labels), classes)
     draw_duplicates(duplicates, train, test, classes)
-    print(f"{found['test_duplicates']:,} test images are nearly the same as a training image")
+    print(f"test images that are nearly the same as a training image: {found['test_duplicates']:,}")
     print(f"written: metrics/stats.json, duplicates.json, {DUPLICATES}, {FOLDER}/")
 
 
 def draw_samples(train: Split, classes: list[str]) -> None:
     samples = first_of_each_class(train.labels, min(len(classes), ROWS), SAMPLES)
     images, columns, labels = train.images[samples.ravel()], samples.shape[1], classes[: len(samples)]
-    title = f"The first {columns} training images of each class"
+    of = "each class" if len(samples) == len(classes) else f"{len(samples)} of the {len(classes):,} classes"
+    title = f"The first {columns} training images of {of}"
     draw_sheet(FOLDER / "samples.png", images, columns, title, row_labels=labels)
 
 
 def draw_augmented(originals: Split, augmented: np.ndarray, classes: list[str]) -> None:
     pairs = side_by_side(originals.images[:SHOWN], augmented[:SHOWN])
-    title = f"The first {len(pairs)} images of the first batch, and beside each as augmentation shows it to the network"
+    title = f"The first {len(pairs)} images of the first batch, each next to its augmented version"
     captions = [classes[label] for label in originals.labels[:SHOWN]]
     draw_sheet(FOLDER / "augmented.png", pairs, COLUMNS, title, captions=captions)
 
@@ -70,7 +71,7 @@ def draw_duplicates(duplicates: Duplicates, train: Split, test: Split, classes: 
     of_test, of_train = duplicates.test[:SHOWN], duplicates.train[:SHOWN]
     pairs = side_by_side(test.images[of_test], train.images[of_train])
     count = f"{len(pairs)} of {len(duplicates.test):,}" if len(pairs) else "No"
-    title = f"{count} pairs of a test image and a training image nearly the same"
+    title = f"{count} pairs of a test image and a training image that is nearly the same"
     labels = zip(test.labels[of_test], train.labels[of_train], strict=True)
     captions = ["\n".join(classes[label] for label in pair) for pair in labels]
     draw_sheet(FOLDER / "duplicates.png", pairs, COLUMNS, title, captions=captions)

@@ -41,7 +41,7 @@ def make(classes: list[str] = CLASSES, *, tests: int = 200, accuracy: float = 0.
     logits = random.normal(size=(tests, count)).astype(np.float32)
     is_right = random.random(tests) < accuracy
     logits[is_right, labels[is_right]] += 6
-    predictions = Predictions(logits, labels, logits.argmax(axis=1).astype(np.uint8))
+    predictions = Predictions(logits, labels, logits.argmax(axis=1).astype(labels.dtype))
     images = random.integers(0, 256, (tests, 32, 32, 3), dtype=np.uint8)
     mistakes = find_mistakes(predictions)[: shown_mistakes((32, 32))]
     y, x = np.mgrid[:32, :32]

@@ -181,6 +181,14 @@ def test_what_it_needs_is_asked_for_in_one_line_before_any_work(folder, monkeypa
     assert said.out == "" and said.err.startswith(f"error: {told}") and said.err.count("\n") == 1
 
 
+def test_a_picture_is_not_replaced_by_its_heatmap(folder, monkeypatch, capsys):
+    before = (folder / "photos/a.png").read_bytes()
+    assert call(monkeypatch, "photos", "--heatmap", "photos/deeper/../a.png") == 1
+    said = "error: --heatmap photos/deeper/../a.png is one of the pictures; name another file\n"
+    assert capsys.readouterr() == ("", said)
+    assert (folder / "photos/a.png").read_bytes() == before
+
+
 @pytest.mark.parametrize("words", [[], ["a.png", "--top", "0"], ["a.png", "--top", "two"]])
 def test_wrong_words_are_refused_with_the_usage(monkeypatch, capsys, words):
     assert call(monkeypatch, *words) == 2

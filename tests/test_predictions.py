@@ -136,7 +136,7 @@ HEADER = "index,label,predicted,confidence\n"
 
 @pytest.mark.parametrize(
     "content",
-    ["", "\0", "index,label\n1,0\n", HEADER + "1.5,0,1,0.5\n", HEADER + "99,0,1,0.5\n", HEADER + "1,cat,1,1\n"],
+    ["", "\0", "index,label\n1,0\n", HEADER + "1.5,0,1,0.5\n", HEADER + "1,cat,1,1\n"],
 )
 def test_a_damaged_table_is_refused(content, predictions, tmp_path):
     path = tmp_path / "misclassified.csv"
@@ -152,3 +152,18 @@ def test_a_table_of_other_predictions_is_refused(predictions, tmp_path):
     save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
     with pytest.raises(InputError, match="belongs to other predictions; run `dvc repro misclassified`"):
         load_mistakes(predictions._replace(predicted=predictions.predicted[::-1]), path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda rows: rows[:-1],  # cut off
+    lambda rows: [rows[0], *rows[:0:-1]],  # in another order
+    lambda rows: [*rows, rows[-1]],
+    lambda rows: [*rows, "99,0,1,0.5,cat,dog\n"],
+])  # fmt: skip
+def test_a_table_without_exactly_the_mistakes_is_refused(change, predictions, tmp_path):
+    path = tmp_path / "misclassified.csv"
+    save_mistakes(predictions, find_mistakes(predictions), CLASSES, path)
+    rows = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(change(rows)))
+    with pytest.raises(InputError, match="is cut off, or belongs to other predictions; run `dvc repro misclassified`"):
+        load_mistakes(predictions, path)

@@ -39,7 +39,7 @@ def test_the_sentences_say_the_figures():
     by_class = pd.DataFrame({"class": ["cat", "dog", "ship"], "accuracy": [0.5, 1.0, 0.75]})
     assert words.weakest(by_class).replace("\u00a0", " ") == "Lowest accuracy by class: cat (50.0 %) and ship (75.0 %)."
     assert words.weakest(by_class.tail(1)) == "Lowest accuracy by class: ship (75.0\u00a0%)."
-    assert words.weakest(pd.DataFrame({"class": ["cat"], "accuracy": [1.0]})) == ""
+    assert words.weakest(pd.DataFrame({"class": ["cat", "dog"], "accuracy": [1.0, 2999 / 3000]})) == ""
     table = pd.DataFrame([{"pair": "", "actual": "dog", "predicted": "cat", "images": 64, "of": 1000}])
     assert words.most_confused(table) == "Most frequent mistakes: dog predicted as cat (64 of 1,000)."
 
@@ -50,6 +50,8 @@ def test_the_sentences_say_the_figures():
         (0.76, "76.0 %, 14.0 points below the accuracy: the network is underconfident."),
         (0.95, "95.0 %, 5.0 points above the accuracy: the network is overconfident."),
         (0.9003, "90.0 %, the same as the accuracy."),
+        (0.93, "93.0 %, 3.0 points above the accuracy, but within its confidence interval."),  # to 94.48 %
+        (0.946, "94.6 %, 4.6 points above the accuracy: the network is overconfident."),
     ],
 )
 def test_calibration_in_words(confidence, said):
@@ -62,7 +64,17 @@ def test_without_validation_images_nothing_is_called_validation():
     run, params, *images = make(tests=60)
     assert "Validation accuracy" in (text := page_of(run, params, *images)) and "training and validation loss" in text
     text = page_of(run, params | {"val_size": 0}, *images)
-    assert "Validation" not in text and "training and test loss" in text
+    assert "Validation" not in text and "training and test loss" in text and ">test accuracy</th>" in text
+    assert "val_accuracy and val_loss are measured on the test images" in text and "val accuracy" not in text
+
+
+def test_the_training_accuracy_of_a_filter_is_said_to_be_that_of_the_hardest_images():
+    run, _, *images = make(tests=60)
+    text = page_of(run, read_yaml(ROOT / "recipes/best.yaml"), *images).replace("\u00a0", " ")
+    assert "on the training images (measured on the hardest 50 % of the augmented batches during the epoch)" in text
+    assert re.search(
+        r"<dt>Training accuracy</dt><dd>[^<]*</dd><dd class=.note.>hardest images of each batch</dd>", text
+    )
 
 
 def test_two_mistakes_of_which_one_is_left_out_are_said_to_be():

@@ -43,7 +43,7 @@ def side(name: str, wrong: range, classes: list[str] = CLASSES, *, tests: int = 
     indices = np.array(wrong, dtype=int)
     logits[indices, labels[indices]] = 0
     logits[indices, (labels[indices] + 1) % len(classes)] = 1 + 4 * indices / tests
-    predictions = Predictions(logits, labels, logits.argmax(axis=1).astype(np.uint8))
+    predictions = Predictions(logits, labels, logits.argmax(axis=1).astype(labels.dtype))
     scores = {"accuracy": 1 - len(wrong) / tests, "loss": float(-log_softmax(logits)[range(tests), labels].mean())}
     return Side(
         name,
@@ -88,7 +88,7 @@ def test_it_says_which_network_is_better_and_shows_the_images_that_only_one_gets
     text = page.read_text(encoding="utf-8")
     # by hand: middle 25 / 202, variance (36 / 202 - middle^2) / 202, half 1.96 * 0.02839
     assert "The network of new is better than that of old by 12.50 points (6.81 to 17.94)." in text
-    assert "Of 200 test images, only old gets 5 right, and only new 30 (McNemar&#39;s p 2.2e-05)." in text
+    assert "Of 200 test images, 5 are right only in old and 30 only in new (McNemar&#39;s p 2.2e-05)." in text
     assert cards(text) == [("0-1", k) for k in range(44, 39, -1)] + [("1-0", k) for k in range(29, -1, -1)]
     assert text.count("old is right, new wrong: 5 images") == 1 and "new is right, old wrong: 30 images" in text
     for value in ("80.00", "92.50", "+12.50</b> <span>(+6.81 to +17.94)"):
@@ -156,6 +156,12 @@ def test_the_test_accuracy_of_a_run_without_validation_is_not_its_validation_acc
     without = [a._replace(params=a.params | {"val_size": 0}) for a in sides]
     assert "Validation accuracy" in compare_page([sides[0], without[1]])
     assert "Validation accuracy" not in compare_page(without)
+
+
+def test_metrics_that_are_no_numbers_are_left_out(sides):
+    """DVC allows a mapping, which a later version of the pipeline may write."""
+    first, second = (side._replace(metrics=side.metrics | {"by_class": {"cat": k}}) for k, side in enumerate(sides))
+    assert compare_page([first, second]) == compare_page(sides)
 
 
 def test_accuracies_without_duplicates_differ_in_points(sides):
@@ -288,6 +294,13 @@ def weights_of_another_training(lock: str) -> str:
             "metrics/train.json is not of the run in dvc.lock; run `dvc repro`, or `git ",
         ),
         (
+            "dvc.lock",  # cut off by a kill
+            lambda text: text.partition("\n  evaluate:\n")[0] + "\n",
+            "dvc.lock does not record a whole run; run `make mend`, then `dvc repro`",
+        ),
+        ("dvc.lock", lambda text: "stages:\n", "dvc.lock does not record a whole run; run `make mend`"),
+        ("dvc.lock", lambda text: "stages:\n  evaluate:\n", "dvc.lock does not record a whole run; run `make mend`"),
+        (
             "dvc.lock",
             weights_of_another_training,
             "`python -m stages.evaluate` has not run since models/model.safetensors changed; run ",
@@ -308,6 +321,8 @@ def test_what_is_missing_is_one_line_with_the_next_move(repository, first_run, m
         write_page(["nothing"], PAGE)
     with pytest.raises(InputError, match="^HEAD is given twice; "):
         write_page(["HEAD", "HEAD"], PAGE)
+    with pytest.raises(InputError, match="^the workspace alone cannot be compared; name another run too$"):
+        write_page(["workspace"], PAGE)
     with pytest.raises(InputError, match="^7 runs are too many for one page; give at most 6"):
         write_page([f"HEAD~{k}" for k in range(7)], PAGE)
     with pytest.raises(
@@ -327,6 +342,8 @@ def test_what_is_missing_is_one_line_with_the_next_move(repository, first_run, m
         write_page(["HEAD"], PAGE)
     commit = find_commit("HEAD")
     project.call("git", "-C", str(repository), "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/try", commit)
+    with pytest.raises(InputError, match="^'t[*]' is no experiment"):
+        find_commit("t*")
     for name in "try", commit:  # the argument is Git's remote, not DVC's
         with pytest.raises(InputError, match="`dvc exp pull origin try` gets it from the remote$"):
             write_page([name, "HEAD~1"], PAGE)

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,9 +46,9 @@ def print_answers(paths: Iterable[Path], folder: Path, top: int, *, heatmap: Pat
     """
     prepare(deterministic=True)
     model = _load(folder)
-    if heatmap:
-        _check_writable(heatmap)
     files = [file for path in paths for file in (_files_in(path) if os.path.isdir(path) else [path])]
+    if heatmap:
+        _check_writable(heatmap, files)
     found, drawn, unread = [], [], 0
     width = max(len(printable(str(file), 200)) for file in files)
     for answer in progress(answers(model, files), len(files), "predict", "pictures", delay=1):
@@ -89,18 +89,20 @@ def _load(folder: Path) -> Model:
     return load_model(folder)
 
 
-def _check_writable(path: Path) -> None:
-    """Before the work: raise InputError unless `path` can be written as a picture."""
+def _check_writable(path: Path, pictures: Sequence[Path]) -> None:
+    """Before the work: raise InputError unless `path` can be written as a picture, and is none of `pictures`."""
     if path.suffix.lower() != ".png":
         raise InputError(f"--heatmap {path} must be the name of a .png file")
     if path.is_dir():
         raise InputError(f"--heatmap {path} is a folder; name another file")
+    if os.path.realpath(path) in map(os.path.realpath, pictures):
+        raise InputError(f"--heatmap {path} is one of the pictures; name another file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--heatmap {path}: there is no folder {path.parent} that can be written; name another")
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Its pictures; itself, which then cannot be read, if there is none."""
+    """The pictures in it, or the folder itself, for which `_read` then gives an error."""
     return find_pictures(folder) or [folder]
 
 
@@ -145,5 +147,5 @@ def _draw(path: Path, model: Model, drawn: list[Answer]) -> None:
         f"{answer.path.name}\n{model.classes[k]} {answer.probabilities[k]:.1%}"
         for answer, k in zip(drawn, best, strict=True)
     ]
-    title = f"{len(drawn)} picture{'s' * (len(drawn) > 1)}\nBeside each: {legend(settings)}"
+    title = f"{len(drawn)} picture{'s' * (len(drawn) > 1)}\nNext to each: {legend(settings)}"
     draw_sheet(path, strips, COLUMNS, title, captions=captions, caption_colours=["#555555", "black"])

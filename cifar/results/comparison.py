@@ -54,9 +54,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference:
         return Difference(mean, None, None)
     squares = np.var(a, ddof=1) / len(a), np.var(b, ddof=1) / len(b)  # of the means' standard errors
     freedom = sum(squares) ** 2 / (squares[0] ** 2 / (len(a) - 1) + squares[1] ** 2 / (len(b) - 1))
-    half = float(
-        special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(sum(squares))
-    )  # ttest_ind warns of equal seeds
+    # Not by scipy's ttest_ind, which warns where the values of one side are equal.
+    half = float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2) * np.sqrt(sum(squares)))
     return Difference(mean, mean - half, mean + half)
 
 

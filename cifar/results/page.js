@@ -21,7 +21,9 @@
       card.hidden = false;
       holder.append(card);
     }
-    more.hidden = chosen.length <= shown;
+    const isLast = chosen.length <= shown;
+    if (isLast && document.activeElement === more) cards[0].closest("section").focus({ preventScroll: true }); // not lost with the button
+    more.hidden = isLast;
     const cell = cells.find((each) => each.dataset.cell === lists.map((list) => list.value).join(" "));
     for (const each of cells) each.setAttribute("aria-pressed", each === cell);
     const all = cell ? Number(cell.textContent) : chosen.length;

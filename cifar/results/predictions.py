@@ -133,20 +133,15 @@ def save_mistakes(
 
 
 def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray:
-    """The indices (M,) in the CSV; raises InputError if it is missing, damaged or not of `predictions`."""
+    """The indices (M,) in the CSV; raises InputError if it is missing, damaged or not that of `predictions`."""
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-        mistakes, labels, predicted = (
-            np.array([int(text) for text in table[name]], dtype=np.int64) for name in ("index", "label", "predicted")
-        )
-        if (mistakes < 0).any():
-            raise IndexError
-        has_label = labels == predictions.labels[mistakes]
-        has_predicted = predicted == predictions.predicted[mistakes]
+        found = [np.array([int(text) for text in table[name]]) for name in ("index", "label", "predicted")]
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, KeyError, IndexError, OverflowError):
+    except (ValueError, KeyError, OverflowError):
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
-    if not (has_label & has_predicted).all():
-        raise InputError(f"{path} belongs to other predictions; run `dvc repro misclassified`")
+    mistakes = find_mistakes(predictions)
+    if not all(map(np.array_equal, found, (mistakes, predictions.labels[mistakes], predictions.predicted[mistakes]))):
+        raise InputError(f"{path} is cut off, or belongs to other predictions; run `dvc repro misclassified`")
     return mistakes

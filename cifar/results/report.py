@@ -1,6 +1,5 @@
 """The report of a run: all that its stages have written, on one web page."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from cifar.results.labels import find_label_issues
 from cifar.results.predictions import Predictions, confusion_counts
 from cifar.results.scores import log_softmax, runners_up
 from cifar.results.tiles import TILE, colour_bar, heatmap_sheet, image_sheet
+from cifar.results.vega import rename_ids
 from cifar.results.written import DUPLICATES, Run
 from cifar.system.errors import InputError, printable
 
@@ -49,14 +49,14 @@ def render(
         "page.html",
         title=words.title(params),
         words=_sentences(run, params, predictions, pictures),
-        figures=_figures(run, predictions, has_validation=params["val_size"] > 0),
+        figures=_figures(run, params, predictions),
         followed="validation" if params["val_size"] else "test",
         classes=names,
         matrix=_matrix(predictions, names),
         charts={name: Markup(with_own_ids(svg, name)) for name, svg in charts.items()},
         mistakes=_mistakes(predictions, pictures, names, params["gradcam"]),
         labels=_labels(predictions, pictures.test, names),
-        log=_log(run.tables["plots/train/history.csv"]),
+        log=_log(run.tables["plots/train/history.csv"], has_validation=params["val_size"] > 0),
         data=_data(run, params, pictures, names),
         duplicates=_duplicates(run, pictures),
         run={
@@ -91,10 +91,12 @@ def _sentences(run: Run, params: Mapping[str, Any], predictions: Predictions, pi
     }
 
 
-def _figures(run: Run, predictions: Predictions, *, has_validation: bool) -> list[tuple[str, str, str]]:
+def _figures(run: Run, params: Mapping[str, Any], predictions: Predictions) -> list[tuple[str, str, str]]:
     """Name, value and note of the figures at the head of the page."""
     scores, train = run.metrics["evaluate"], run.metrics["train"]
-    name, kind = ("Validation", "val") if has_validation else ("Training", "train")
+    name, kind = ("Validation", "val") if params["val_size"] else ("Training", "train")
+    is_of_hardest = kind == "train" and params["filter"]["name"] == "proxy" and params["train_scores"] == "running"
+    measured_on = "hardest images of each batch" if is_of_hardest else f"{train[f'{kind}_images']:,} images"
     return [
         ("Test accuracy", words.percent(scores["accuracy"]), f"{scores['wrong']:,} of {scores['images']:,} wrong"),
         ("Test loss", f"{scores['loss']:.3f}", "cross entropy, in nats"),
@@ -104,7 +106,7 @@ def _figures(run: Run, predictions: Predictions, *, has_validation: bool) -> lis
             words.percent(scores["expected_calibration_error"], 1),
             "between confidence and accuracy",
         ),
-        (f"{name} accuracy", words.percent(train[f"{kind}_accuracy"]), f"{train[f'{kind}_images']:,} images"),
+        (f"{name} accuracy", words.percent(train[f"{kind}_accuracy"]), measured_on),
         ("Parameters", f"{train['parameters']:,}", run.card["network"]["name"]),
     ]
 
@@ -186,11 +188,12 @@ def _labels(predictions: Predictions, test: Split, names: Sequence[str]) -> dict
     return {"cards": cards, "all": len(issues.indices), "images": image_sheet(test.images[first.indices])}
 
 
-def _log(history: pd.DataFrame) -> dict[str, Any]:
+def _log(history: pd.DataFrame, *, has_validation: bool) -> dict[str, Any]:
     rows = [
         [f"{value:.4g}" if isinstance(value, float) else value for value in row] for row in history.to_numpy(object)
     ]
-    return {"columns": [name.replace("_", " ") for name in history.columns], "rows": rows}
+    columns = history.columns if has_validation else history.columns.str.replace("val_", "test_")
+    return {"columns": [name.replace("_", " ") for name in columns], "rows": rows}
 
 
 def _data(run: Run, params: Mapping[str, Any], pictures: Pictures, names: Sequence[str]) -> dict[str, Any]:
@@ -262,4 +265,4 @@ def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
 
 def with_own_ids(svg: str, name: str) -> str:
     """The SVG with ids that no other chart of the page has."""
-    return re.sub(r'(\bid="|url\(#)', rf"\g<1>{name}-", svg)
+    return rename_ids(svg, lambda known: f"{name}-{known}")

@@ -10,7 +10,7 @@ from cifar.system.errors import InputError
 
 
 def git(*words: str, check: bool = True) -> str:
-    """What git prints; it must succeed if `check`, else it prints nothing."""
+    """What git prints. If git fails: InputError with `check`, else an empty text."""
     environment = os.environ | {"LC_ALL": "C"}
     ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
     if check and ended.returncode:
@@ -21,8 +21,9 @@ def git(*words: str, check: bool = True) -> str:
 
 def experiments(name: str) -> list[str]:
     """The commits of the DVC experiments of that name, the newest first."""
-    pattern = f"refs/exps/*/*/{name}"
-    return git("for-each-ref", "--sort=-committerdate", "--format=%(objectname)", pattern).split()
+    form = "--format=%(objectname) %(refname:lstrip=4)"
+    lines = git("for-each-ref", "--sort=-committerdate", form, "refs/exps/*/*/*").splitlines()
+    return [commit for commit, _, found in (line.partition(" ") for line in lines) if found == name]
 
 
 def find_commit(name: str, *other_kinds: str) -> str:

@@ -43,6 +43,8 @@ NAMES = {
     "tta_accuracy": "Test accuracy, averaged over views",
     "accuracy_without_duplicates": "Test accuracy without duplicates",
     "top5_accuracy": "Top-5 accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro F1",
     "loss": "Test loss",
     "confidence": "Mean confidence",
     "expected_calibration_error": "Calibration error",
@@ -51,7 +53,7 @@ NAMES = {
     "val_accuracy": "Validation accuracy",
     "val_loss": "Validation loss",
 }
-NO_METRICS = {"wrong", "images", "accuracy_low", "accuracy_high"}  # said by others
+NO_METRICS = {"wrong", "images", "accuracy_low", "accuracy_high"}  # derived from the accuracy
 
 
 class Side(NamedTuple):
@@ -82,6 +84,8 @@ def write_page(names: Sequence[str], out: Path) -> None:
 
     Raises InputError when a run is unknown, given twice, or has no results that can be read.
     """
+    if [*names] == [WORKSPACE]:
+        raise InputError("the workspace alone cannot be compared; name another run too")
     names = [*names, WORKSPACE] if len(names) == 1 else names
     if len({*names}) < len(names):
         raise InputError(f"{max(names, key=names.count)} is given twice; give the names of different runs")
@@ -115,8 +119,15 @@ def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
     A params.yaml for the next run, or a `dvc repro` that was stopped before `evaluate`, would put two runs on the page
     as one.
     """
-    stages = stages_up_to("evaluate", read_yaml(lock).get("stages", {})) if lock.exists() else []
-    outs = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    if not lock.exists():
+        return
+    try:
+        stages = stages_up_to("evaluate", read_yaml(lock).get("stages") or {})
+        outs = {out["path"]: out.get("md5") for stage in stages for out in stage.get("outs", ())}
+    except (AttributeError, KeyError, TypeError):
+        outs = {}
+    if not {"metrics/train.json", "metrics/evaluate.json", "data/predictions.npz"} <= outs.keys():
+        raise InputError(f"{lock} does not record a whole run; run `make mend`, then `dvc repro`")
     for stage in stages:
         for dep in stage.get("deps", ()):
             if outs.get(dep["path"], dep.get("md5")) != dep.get("md5"):
@@ -216,7 +227,7 @@ def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
     low, high = pair.accuracy.low, pair.accuracy.high
     only_a, only_b, p = pair.discordant
     counts = (
-        f"Of {images:,} test images, only {a} gets {only_a:,} right, and only {b} {only_b:,} (McNemar's p {p:.2g})."
+        f"Of {images:,} test images, {only_a:,} are right only in {a} and {only_b:,} only in {b} (McNemar's p {p:.2g})."
     )
     if p < 0.05 and (low > 0 or high < 0):
         better, worse = (b, a) if low > 0 else (a, b)
@@ -241,7 +252,8 @@ def _metrics(sides: Sequence[Side], pairs: Mapping[int, Pair]) -> list[dict[str,
     of_all = [side.metrics | {"confidence": float(side.predictions.confidences().mean())} for side in sides]
     for side, metrics in zip(sides, of_all, strict=True):
         if not side.params.get("val_size"):  # then they are of the test images
-            metrics |= {"val_accuracy": None, "val_loss": None}
+            metrics |= dict.fromkeys(["val_accuracy", "val_loss", "val_images"])
+        metrics |= {key: None for key, value in metrics.items() if not isinstance(value, int | float)}
     others = {key: key for metrics in of_all for key in metrics if key not in NO_METRICS}
     rows = []
     for key, label in (NAMES | {key: name for key, name in others.items() if key not in NAMES}).items():

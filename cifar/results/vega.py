@@ -1,7 +1,7 @@
 """DVC's charts as SVG: its templates in .dvc/plots, filled by its own renderer, drawn without network and browser."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,8 +105,14 @@ def draw(chart: Chart, tables: Mapping[str, pd.DataFrame], runs: Sequence[str] =
     vl-convert counts the ids of all charts that it has drawn; here each chart counts its own.
     """
     svg = vl_convert.vegalite_to_svg(specification(chart, tables, runs), vl_version=VERSION)
-    ids = {name: f"id{number}" for number, name in enumerate(dict.fromkeys(re.findall(r'\bid="([^"]+)"', svg)))}
-    return re.sub(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+', lambda name: ids.get(name[0], name[0]), svg) + "\n"
+    ids = {}
+    return rename_ids(svg, lambda name: ids.setdefault(name, f"id{len(ids)}")) + "\n"
+
+
+def rename_ids(svg: str, new_name: Callable[[str], str]) -> str:
+    """The SVG with new names for its ids, where they are given and where they are used."""
+    in_tag = re.compile(r'(?<=\bid=")[^"]+|(?<=url\(#)[^)]+')
+    return re.sub("<[^<>]+>", lambda tag: in_tag.sub(lambda name: new_name(name[0]), tag[0]), svg)
 
 
 def _recolour(node: Any, colours: Mapping[str, str]) -> None:

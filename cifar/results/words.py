@@ -43,14 +43,14 @@ def result(metrics: Mapping[str, float]) -> str:
 
 def calibration(metrics: Mapping[str, float], confidence: float) -> str:
     """The mean confidence on the test images compared with the accuracy."""
-    accuracy = 1 - metrics["wrong"] / metrics["images"]
-    points = round(100 * (confidence - accuracy), 1)
+    right, images = metrics["images"] - metrics["wrong"], metrics["images"]
+    points = round(100 * (confidence - right / images), 1)
+    low, high = accuracy_interval(right, images)
     side, kind = ("above", "over") if points > 0 else ("below", "under")
-    gap = (
-        f"{abs(points)} points {side} the accuracy: the network is {kind}confident"
-        if points
-        else "the same as the accuracy"
-    )
+    gap = f"{abs(points)} points {side} the accuracy" if points else "the same as the accuracy"
+    if points:
+        is_within = low <= confidence <= high
+        gap += ", but within its confidence interval" if is_within else f": the network is {kind}confident"
     return (
         f"The mean confidence is {percent(confidence, 1)}, {gap}. "
         f"The expected calibration error is {percent(metrics['expected_calibration_error'], 1)}."
@@ -58,8 +58,8 @@ def calibration(metrics: Mapping[str, float], confidence: float) -> str:
 
 
 def weakest(by_class: pd.DataFrame, count: int = 3) -> str:
-    """The classes with the lowest accuracy; empty if all images are right."""
-    rows = by_class[by_class["accuracy"] < 1].nsmallest(count, "accuracy")
+    """The classes with the lowest accuracy, if below 100.0 %."""
+    rows = by_class[by_class["accuracy"].round(3) < 1].nsmallest(count, "accuracy")
     named = [f"{printable(str(row[1]))} ({percent(row.accuracy, 1)})" for row in rows.itertuples()]
     return f"Lowest accuracy by class: {listed(named)}." if named else ""
 
@@ -129,6 +129,8 @@ def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
     held_out = "validation" if params["val_size"] else "test"
     batches = "augmented batches" if params["augment"] else "batches"
+    if params["filter"]["name"] == "proxy":
+        batches = f"hardest {percent(params['filter']['share'], 0)} of the {batches}"
     kept = " whose weights are kept," if train["epoch"] < params["epochs"] else ""
     measured = "" if params["train_scores"] == "eval" else f" (measured on the {batches} during the epoch)"
     return (
