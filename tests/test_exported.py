@@ -154,6 +154,15 @@ def test_a_difference_that_rounding_does_not_explain_is_refused(scale, differenc
         compare(logits + np.float32(difference), logits)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_of_the_network_that_are_not_finite_are_refused(value):
+    logits = np.array([[1.0, value], [2.0, 3.0]], np.float32)
+    with pytest.raises(InputError, match="the network gives logits that are not finite; train again with a lower"):
+        compare(logits, logits)
+    with pytest.raises(InputError, match="by up to .*, expected 0.001 at most"):
+        compare(logits, np.nan_to_num(logits, nan=0, posinf=0, neginf=0))
+
+
 def test_large_logits_may_differ_by_as_many_roundings():
     logits = np.array([[1000.0, -500.0]], np.float32)
     assert compare(logits + np.float32(0.005), logits)["onnx_differing"] == 0

@@ -29,10 +29,11 @@ def test_normalised_images_have_mean_0_and_deviation_1():
     assert inputs.std((0, 2, 3), correction=0).numpy() == pytest.approx(np.ones(3), abs=1e-5)
 
 
-def test_prediction_uses_eval_mode_and_leaves_the_mode_as_it_was(network, images):
+def test_prediction_uses_eval_mode_and_leaves_the_mode_as_it_was(network, images, monkeypatch):
+    monkeypatch.setattr("cifar.nn.inference.PIXELS", 3 * 32 * 32)  # batches of 3, 3 and 2
     network.train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    logits = predict(network, images, STATISTICS, batch_size=3)
+    logits = predict(network, images, STATISTICS)
     assert network.training
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     with torch.no_grad():

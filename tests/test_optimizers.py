@@ -65,11 +65,11 @@ def test_orthogonalised_is_near_the_polar_factor(shape):
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, values, v = np.linalg.svd(matrix.double().numpy(), full_matrices=False)
     values /= np.linalg.norm(values)
-    is_seen = values > 1 / 40
+    is_seen = values > 0.013
     for _ in range(3):
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
     assert orthogonalise(matrix).numpy() == pytest.approx((u * values) @ v, abs=1e-4)
-    assert values[is_seen].min() > 0.5 and values.max() < 1.3
+    assert values[is_seen].min() > 0.5 and values.max() < 1.21
 
 
 def test_a_step_of_muon_written_out():

@@ -7,8 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from specs import AIRNET, CIFAR, CUSTOM_RESNET
 from torch import Tensor
 
@@ -94,12 +95,14 @@ def test_a_missing_file_is_named(copied, name):
         load_model(copied)
 
 
-def replace_weights(folder: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Put others into the folder, with a card that says they are the right ones."""
-    save_file(weights, folder / "model.safetensors")
+def replace_weights(folder: Path, content: bytes) -> None:
+    """Put other weights into the folder, with a card that says they are the right ones."""
+    (folder / "model.safetensors").write_bytes(content)
     card = json.loads((folder / "model.json").read_text())
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "model.json").write_text(json.dumps(card | {"sha256": digest}))
+    (folder / "model.json").write_text(json.dumps(card | {"sha256": hashlib.sha256(content).hexdigest()}))
+
+
+DAMAGED = r"model.safetensors is damaged or from another training than model.json; delete it and run `make repro`"
 
 
 def test_damaged_weights_are_refused(copied):
@@ -107,8 +110,28 @@ def test_damaged_weights_are_refused(copied):
     whole = path.read_bytes()
     for content in (b"", whole[:5], whole[:1000], whole[:-1], b"\xff" * 100, b"hello" + whole):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"model.safetensors is damaged .*; delete it and run `make repro`"):
+        with pytest.raises(InputError, match=DAMAGED):
             load_model(copied)
+        replace_weights(copied, content)
+        with pytest.raises(InputError, match=DAMAGED):
+            load_model(copied)
+
+
+@pytest.mark.parametrize(("dtype", "bits"), [("F4", 4), ("F8_E8M0", 8)])
+def test_weights_of_a_type_that_pytorch_lacks_are_damaged(copied, dtype, bits):
+    header = json.dumps({"weight": {"dtype": dtype, "shape": [2], "data_offsets": [0, bits // 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(bits // 4)
+    assert safetensors.deserialize(content)[0][1]["dtype"] == dtype  # the file is valid
+    replace_weights(copied, content)
+    with pytest.raises(InputError, match=DAMAGED):
+        load_model(copied)
+
+
+def test_other_weights_are_not_read_before_their_digest_is_known(copied, monkeypatch):
+    monkeypatch.setattr("cifar.nn.saved.load", None)
+    (copied / "model.safetensors").write_bytes(b"what a reader of weights should not see")
+    with pytest.raises(InputError, match=DAMAGED):
+        load_model(copied)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), MemoryError()])
@@ -126,11 +149,11 @@ def test_memory_that_runs_out_is_not_taken_for_damage(saved, monkeypatch, step, 
 
 
 def test_another_networks_weights_are_refused(copied):
-    weights = load_file(copied / "model.safetensors")
+    weights = load((copied / "model.safetensors").read_bytes())
     narrow = weights | {"prep.0.bias": torch.zeros(32)}
     fewer = {name: value for name, value in weights.items() if name != "linear.bias"}
     for other in ({"weight": torch.zeros(3)}, narrow, fewer, weights | {"extra": torch.zeros(1)}):
-        replace_weights(copied, other)
+        replace_weights(copied, save(other))
         with pytest.raises(InputError, match="model.safetensors does not fit .*model.json; delete both and run"):
             load_model(copied)
 
@@ -139,17 +162,32 @@ def test_one_flipped_bit_in_the_weights_is_noticed(copied):
     content = bytearray((copied / "model.safetensors").read_bytes())
     content[-5] ^= 4
     (copied / "model.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="model.safetensors is damaged or from another training"):
+    with pytest.raises(InputError, match=DAMAGED):
         load_model(copied)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_weights_that_are_not_finite_are_refused(copied, value):
-    weights = load_file(copied / "model.safetensors")
+    weights = load((copied / "model.safetensors").read_bytes())
     weights["layer2.1.running_var"][3] = value
-    replace_weights(copied, weights)
+    replace_weights(copied, save(weights))
     with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
         load_model(copied)
+
+
+def test_weights_that_are_not_finite_in_float32_are_refused(copied):
+    weights = load((copied / "model.safetensors").read_bytes())
+    weights["linear.weight"] = torch.full((10, 512), 1e300, dtype=torch.float64)
+    replace_weights(copied, save(weights))
+    with pytest.raises(InputError, match="model.safetensors holds weights that are not finite"):
+        load_model(copied)
+
+
+def test_weights_of_eight_bits_are_read(copied):
+    weights = load((copied / "model.safetensors").read_bytes())
+    weights["linear.weight"] = torch.full((10, 512), 0.5).to(torch.float8_e4m3fn)
+    replace_weights(copied, save(weights))
+    assert (load_model(copied).network.linear.weight == 0.5).all()
 
 
 @pytest.mark.parametrize(
@@ -168,10 +206,11 @@ def test_a_card_of_another_network_is_refused(copied, change):
         load_model(copied)
 
 
-def test_the_card_tells_where_the_epochs_ran_if_that_was_in_several_places(tmp_path):
-    parts = [{"epochs": [1, 2], "environment": {"threads": 4}}, {"epochs": [3, 8], "environment": {"threads": 2}}]
+def test_the_card_tells_where_the_epochs_ran_if_that_was_elsewhere(tmp_path):
+    elsewhere = {"epochs": [1, 2], "environment": {"threads": 4}}
+    here = {"epochs": [3, 8], "environment": {"threads": 2}}
     model = Model(network(), STATISTICS, CLASSES)
-    for count in (0, 1, 2):
-        save_model(model, CUSTOM_RESNET, {"threads": 2}, trained_on=parts[:count], folder=tmp_path)
+    for parts, is_told in ([], False), ([here], False), ([elsewhere], True), ([elsewhere, here], True):
+        save_model(model, CUSTOM_RESNET, {"threads": 2}, trained_on=parts, folder=tmp_path)
         card = json.loads((tmp_path / "model.json").read_text())
-        assert card.get("trained_on") == (parts if count == 2 else None)
+        assert card.get("trained_on") == (parts if is_told else None)

@@ -98,10 +98,10 @@ def test_exponential_multiplies_by_a_constant():
 RATES = {"lr_min": 0.1, "lr_max": 1.0, "momentum": 0.9}
 
 
-def rates(spec: ScheduleSpec, accuracies=(), epochs=6) -> np.ndarray:
-    """The learning rates of a plan of 5 steps an epoch from 0.1 (lr_min) to 1 (lr_max), epochs by steps."""
-    found = plan(spec, (epochs, 5), list(accuracies), **RATES)
-    assert found.lrs.shape == found.momenta.shape == (epochs, 5)
+def rates(spec: ScheduleSpec, accuracies=()) -> np.ndarray:
+    """The learning rates of a plan of 6 epochs of 5 steps from 0.1 (lr_min) to 1 (lr_max): (6, 5)."""
+    found = plan(spec, (6, 5), list(accuracies), **RATES)
+    assert found.lrs.shape == found.momenta.shape == (6, 5)
     assert isinstance(spec, OneCycle) or (found.momenta == 0.9).all()
     return found.lrs
 

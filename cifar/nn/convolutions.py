@@ -95,10 +95,10 @@ def largest_small_map(amx: bool) -> int:
 class SmallMapConv(Function):
     """The convolution of images (N, C, H, W) with weight (K, C, 3, 3) and bias (K,) or None, zero-padded by 1.
 
-    Images and outputs (N, K, H, W) are in bfloat16, weight and bias in float32; their gradients are summed in float32.
-    All of them are channels last in memory. The weight's gradient is computed from the 3x3 patches (im2col) of a chunk
-    of images at a time, as a sum of matrix products. On small maps oneDNN takes 1.5 to 9 times as long for it with AMX,
-    and up to twice as long without.
+    Images and outputs (N, K, H, W) are in bfloat16, weight and bias in float32; all of them are channels last in
+    memory. The bias's gradient is summed in float32. The weight's is computed from the 3x3 patches (im2col) of a chunk
+    of images at a time: each chunk's matrix product is rounded to bfloat16, and the products are added in float32. On
+    small maps oneDNN takes 1.5 to 9 times as long for it with AMX, and up to twice as long without.
     """
 
     @staticmethod

@@ -16,8 +16,8 @@ from cifar.system.errors import InputError
 from cifar.system.progress import progress
 
 OPSET = 20  # the first version of ONNX's operators with GELU, from November 2023
-TOLERANCE = 1e-3  # how far two logits may lie apart; of logits above 100, RELATIVE_TOLERANCE times the largest
-RELATIVE_TOLERANCE = 1e-5  # some 80 roundings of a float32
+TOLERANCE = 1e-3  # the largest difference between two logits that is allowed, if no logit is above 100
+RELATIVE_TOLERANCE = 1e-5  # the same as a share of the largest logit, if one is: 84 times float32's machine epsilon
 
 
 class _FromPixels(nn.Module):
@@ -78,11 +78,13 @@ def compare(exported: np.ndarray, logits: np.ndarray) -> dict[str, float | int]:
     """The largest difference between the logits (N, C) of the file and the network, and how many classes differ.
 
     Two predicted classes can only differ where the network's two largest logits lie closer than twice this difference.
-    Raises InputError if the difference is larger than rounding explains.
+    Raises InputError if a logit of the network is not finite, or if the difference is larger than rounding explains.
     """
+    if not np.isfinite(logits).all():
+        raise InputError("the network gives logits that are not finite; train again with a lower lr_max")
     difference = float(np.abs(exported - logits).max())
     allowed = max(TOLERANCE, RELATIVE_TOLERANCE * float(np.abs(logits).max()))
-    if not difference <= allowed:  # NaN is none either
+    if not difference <= allowed:  # so that NaN is refused too
         raise InputError(
             f"the ONNX file's logits differ from the network's by up to {difference:.2g}, "
             f"expected {allowed:.2g} at most; nothing is written; compare the installed packages with constraints.txt"

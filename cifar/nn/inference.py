@@ -34,16 +34,15 @@ def predict(
     *,
     precision: torch.dtype = torch.float32,
     augmentation: str = "none",
-    batch_size: int | None = None,
     label: str = "predict",
 ) -> np.ndarray:
     """Logits float32 (N, C) of images uint8 (N, H, W, 3), in eval mode; afterwards the network's mode is restored.
 
     With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`. The
-    progress bar, which appears after a second, is called `label`. Several processes share the pieces of `batch_size`
-    images (by default as many as have PIXELS pixels), and each gets all logits.
+    progress bar, which appears after a second, is called `label`. The images are computed in batches of
+    PIXELS pixels, which several processes share; each of them gets all logits.
     """
-    batch_size = batch_size or images_at_once(images.shape, PIXELS)
+    batch_size = images_at_once(images.shape, PIXELS)
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()

@@ -29,7 +29,7 @@ class Model(NamedTuple):
     network: nn.Module
     statistics: Statistics
     classes: list[str]
-    image_size: int = IMAGE_SIZE  # pixels; what a model.json that does not say it means
+    image_size: int = IMAGE_SIZE  # pixels; model.json leaves it out if it is this
 
 
 def save_model(
@@ -43,8 +43,8 @@ def save_model(
     """Write model.safetensors (weights) and model.json (all else, so that nobody needs params.yaml to use the model).
 
     `spec` is the network's. `environment` decides the bits of the weights next to params, code and data: see
-    `cifar.system.device`. If epochs ran in several environments, `trained_on` says which ran where, as in
-    `cifar.training.checkpoint.Checkpoints`, and is written too.
+    `cifar.system.device`. `trained_on` says which epochs ran in which environment, as in
+    `cifar.training.checkpoint.Checkpoints`. It is written if an epoch ran in another environment.
     """
     weights = save({name: value.contiguous() for name, value in model.network.state_dict().items()})
     with replacing(folder / "model.safetensors") as part:
@@ -52,7 +52,9 @@ def save_model(
     card = {"network": spec.model_dump(), **model.statistics._asdict(), "classes": model.classes}
     card |= {"image_size": model.image_size} if model.image_size != IMAGE_SIZE else {}
     card |= {"sha256": hashlib.sha256(weights).hexdigest(), "environment": environment}
-    write_json(folder / "model.json", card | ({"trained_on": list(trained_on)} if len(trained_on) > 1 else {}))
+    if any(part["environment"] != environment for part in trained_on):
+        card["trained_on"] = list(trained_on)
+    write_json(folder / "model.json", card)
 
 
 class Card(Result):
@@ -99,15 +101,15 @@ def load_model(folder: Path = FOLDER) -> Model:
     card, path = read_section(folder / "model.json", Card), folder / "model.safetensors"
     try:
         content = path.read_bytes()
-        weights = load(content)
     except FileNotFoundError:
         raise missing(path) from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run `make repro`") from None
+    damaged = InputError(f"{path} is damaged or from another training than model.json; delete it and run `make repro`")
     if hashlib.sha256(content).hexdigest() != card.sha256:
-        raise InputError(
-            f"{path} is damaged or from another training: its SHA-256 is not that in model.json; run `make repro`"
-        )
+        raise damaged
+    try:
+        weights = load(content)
+    except (SafetensorError, KeyError):  # KeyError: a type of numbers that PyTorch lacks
+        raise damaged from None
     network = build_network(card.network, Task(card.image_size, len(card.classes)), seed=0)
     try:
         network.load_state_dict(weights)
@@ -115,6 +117,6 @@ def load_model(folder: Path = FOLDER) -> Model:
         if is_out_of_memory(error):
             raise
         raise InputError(f"{path} does not fit {folder}/model.json; delete both and run `dvc repro train`") from None
-    if not all(torch.isfinite(value).all() for value in weights.values()):
+    if not all(torch.isfinite(value).all() for value in network.state_dict().values()):
         raise InputError(f"{path} holds weights that are not finite; delete it and run `dvc repro train`")
     return Model(network.eval(), Statistics(tuple(card.mean), tuple(card.std)), card.classes, card.image_size)

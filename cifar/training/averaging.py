@@ -32,8 +32,12 @@ def build_average(network: nn.Module, spec: AverageSpec, steps: int) -> Average 
     decay_after = _decay(spec, steps)
 
     def follow(averages: Sequence[Tensor], values: Sequence[Tensor], updates: Tensor) -> None:
-        # The model's own count is on the CPU; to read `updates`, its copy on the device, would be to wait for a GPU.
-        get_ema_multi_avg_fn(decay_after(int(model.n_averaged)))(averages, values, updates)
+        if averages[0].is_floating_point():  # all tensors of a call have one type
+            # The model's own count is on the CPU; reading `updates`, its copy on the device, would wait for a GPU.
+            get_ema_multi_avg_fn(decay_after(int(model.n_averaged)))(averages, values, updates)
+        else:  # batch norm's counts of steps
+            for average, value in zip(averages, values, strict=True):
+                average.copy_(value)
 
     model = AveragedModel(network, multi_avg_fn=follow, use_buffers=True)
     return Average(model=model, every=spec.every, leads=isinstance(spec, Lookahead))

@@ -170,7 +170,11 @@ def total_line(seconds: float) -> str:
 
 
 def epoch_line(row: Row, epochs: int, images: int, seconds: float) -> str:
-    """A line about an epoch, with the time left and the speed; the speed includes images that a filter leaves out."""
+    """A line about an epoch, with the speed and the time left.
+
+    The speed is the number of training images, also those that a filter leaves out, over the seconds of training and
+    validation.
+    """
     return (
         f"epoch {row['epoch']:2d}/{epochs}  train loss {row['train_loss']:.3f} accuracy {row['train_accuracy']:.4f}  "
         f"val loss {row['val_loss']:.3f} accuracy {row['val_accuracy']:.4f}  lr {row['lr']:.3g}  "

@@ -78,7 +78,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalise(matrix: Tensor) -> Tensor:
     """A matrix (m, n) with the singular vectors of `matrix` and singular values near 1: three Newton-Schulz steps.
 
-    Most end between 0.5 and 1.5; those that were below about a hundredth of the largest end lower.
+    First the matrix is divided by its Frobenius norm. Singular values above 0.013 of that norm end between 0.5 and 1.2,
+    smaller ones lower. Among 512 equal ones, each is 0.044 of it.
     """
     a, b, c = QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]

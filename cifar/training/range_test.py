@@ -44,17 +44,23 @@ def sweep(
 
 
 def suggest(curve: pd.DataFrame) -> dict[str, float]:
-    """`lr_max` and `lr_min` by the rule "bottom of the valley" on a curve as `sweep` makes it.
+    """`lr_max` and `lr_min` on a curve as `sweep` makes it; both are rates of the sweep.
 
-    `lr_max` is the rate with the lowest smoothed loss. Beyond it the loss rises; and because the average lags behind,
-    the raw loss has just stopped falling there. `lr_min` is the first rate at which the smoothed loss has made a fifth
-    of its fall from its top to that bottom: at lower rates training hardly moves. Both are rates of the sweep. The
-    result is empty when the loss never falls.
+    `lr_max` is the rate with the lowest smoothed loss. The average falls exactly as long as the raw loss lies below it,
+    so it still falls after the raw loss has stopped: in plots/lr_find from a rate of about 0.1 up to 0.385. `lr_min` is
+    the first rate at which the smoothed loss has made a fifth of its fall, which is this project's choice. Where the
+    loss makes half of its fall, then rises higher than before and falls again, only the part before that rise counts.
+    The result is empty when the loss never falls.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
     bottom = int(np.argmin(smoothed))
     if bottom == 0:
         return {}
+    highest = np.maximum.accumulate(smoothed)
+    half = int(np.argmax(smoothed <= (highest + smoothed[bottom]) / 2))  # the first step with half of the fall
+    is_undone = smoothed[:bottom] > highest[half]
+    if is_undone.any():  # after steps that were too large, a low loss means nothing
+        return suggest(curve[: int(np.argmax(is_undone))])
     top = int(np.argmax(smoothed[:bottom]))  # the first average, of one loss, may lie low by chance
     fifth = smoothed[top] - (smoothed[top] - smoothed[bottom]) / 5
     start = top + int(np.argmax(smoothed[top : bottom + 1] <= fifth))
@@ -71,16 +77,20 @@ class Suggestion(Result):
 def choose_rates(lr_min: float | str, lr_max: float | str, schedule: ScheduleSpec) -> dict[str, float]:
     """`lr_min` and `lr_max` with the range test's suggestion in place of `find`.
 
-    Raises InputError when there is no suggestion, or when `lr_min` is above `lr_max` and the schedule uses both.
+    A constant schedule uses `lr_max` alone; where `lr_min` has no suggestion, it is then `lr_max`. Raises InputError
+    when a rate that the schedule uses has no suggestion, or when it uses both and `lr_min` is above `lr_max`.
     """
+    is_constant = isinstance(schedule, Constant)
     suggestion = read_section("metrics/lr_find.json", Suggestion)
-    lr_min = suggestion.lr_min if lr_min == "find" else lr_min
     lr_max = suggestion.lr_max if lr_max == "find" else lr_max
+    lr_min = suggestion.lr_min if lr_min == "find" else lr_min
+    if lr_min is None and is_constant:
+        lr_min = lr_max
     if None in (lr_min, lr_max):
         raise InputError(
             "the range test suggests no learning rate (see plots/lr_find/curve.png); set numbers for lr_max and lr_min"
         )
-    if lr_min > lr_max and not isinstance(schedule, Constant):
+    if lr_min > lr_max and not is_constant:
         raise InputError(
             f"lr_min is {lr_min:g}, but must be at most lr_max ({lr_max:g}); lower it, or set both to find"
         )

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from cifar.system.errors import InputError
 from cifar.system.processes import own, sum_over_processes
 
-SMALLEST = 2  # images in a shard: batch norm has no variance over one
+# Images in a shard. With a single image, batch norm's statistics are that image's alone. Where a feature map has only
+# one pixel, as in AirNet on images of 16x16, they would be those of one value, which has no variance.
+SMALLEST = 2
 
 
 def cut(count: int, shards: int) -> list[slice]:
@@ -27,8 +29,8 @@ def check_shards(shards: int, images: int, batch_size: int, *, share: float = 1.
     picked = max(1, round(share * smallest))
     if shards == 1 and picked < SMALLEST:
         raise InputError(
-            f"the smallest batch of an epoch has 1 image to train on, and batch norm needs {SMALLEST}; choose another "
-            "batch_size or val_size"
+            f"the smallest batch of an epoch has 1 image to train on, and {SMALLEST} are the least allowed; choose "
+            "another batch_size or val_size"
         )
     if picked // shards < SMALLEST:
         raise InputError(
