@@ -77,7 +77,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="one of metrics/evaluate.json: %(choices)s (default: accuracy)",
     )
     text = "also say how many seeds would show a difference of so many points, each 0.01 (default: 0.1)"
-    compare.add_argument("--points", type=float, default=0.1, help=text)
+    compare.add_argument("--points", type=points, default=0.1, metavar="N", help=text)
     compare.add_argument("--json", action="store_true", help="print the figures as JSON")
     page_ = commands.add_parser("page", help="write docs/RECIPE.md from a finished run, or from docs/data/RECIPE/")
     for command in diff, apply_, run_, page_:
@@ -88,14 +88,23 @@ def parse(words: list[str]) -> argparse.Namespace:
     page_.add_argument("--machine", default="", help="what the page says of the machine, as its letter in benchmarks/")
     text = "what `dvc repro` printed; the page takes the minutes of training from it"
     page_.add_argument("--log", type=Path, metavar="FILE", help=text)
-    for command in apply_, run_, queue_:
-        command.add_argument(
-            "--force", action="store_true", help="replace params.yaml even if it has uncommitted changes"
-        )
+    text = "replace params.yaml even if it has uncommitted changes"
+    for command in apply_, run_:
+        command.add_argument("--force", action="store_true", help=text)
+    text = "queue even if params.yaml has uncommitted changes; they are brought back"
+    queue_.add_argument("--force", action="store_true", help=text)
     for command in run_, queue_, compare, page_:
         text = "change a param of the recipe, as in `dvc exp run -S`; may be repeated"
         command.add_argument("-S", dest="changes", metavar="KEY=VALUE", action="append", default=[], help=text)
     return parser.parse_args(words)
+
+
+def points(text: str) -> float:
+    """A difference of accuracies, at most all of 1."""
+    value = float(text)
+    if not 0 < value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 100")
+    return value
 
 
 def list_recipes() -> None:

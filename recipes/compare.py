@@ -27,7 +27,7 @@ from cifar.results.revisions import experiments, find_commit, git, stages_up_to
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
-from recipes.experiments import run_dvc
+from recipes.experiments import output_of_dvc, run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
@@ -35,6 +35,7 @@ CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
 PICTURES = "data/images"
 PREDICTIONS = "data/predictions.npz"
+TEST_SET = {"shapes": ["seed", "shapes.test"], "folder": ["seed", "folder.test_share"]}  # params that decide it
 
 
 class Contender(NamedTuple):
@@ -75,7 +76,8 @@ class Run(NamedTuple):
 def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], metric: str) -> list[list[Run]]:
     """The runs of each contender, one per seed; missing ones are run as experiments first.
 
-    Raises InputError as soon as it is known that a contender's runs have no such metric.
+    Raises InputError as soon as it is known that a contender's runs have no such metric, or that two runs with the same
+    seed have different test images.
     """
     if len(names) < 2 or len({*names}) < len(names):
         raise InputError("compare needs two different names or more: recipes, experiments or revisions")
@@ -83,17 +85,20 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
         raise InputError("a seed is given twice; list each seed once")
     contenders = [find_contender(name) for name in names]
     plans = {(contender.name, seed): plan(contender, seed, changes) for seed in seeds for contender in contenders}
-    for (name, _), each in plans.items():
+    for (name, seed), each in plans.items():
         if metric == "tta_accuracy" and each.values.get("test_time_augmentation") == "none":
             raise InputError(f"{name} has no tta_accuracy: its test_time_augmentation is none; choose another --metric")
+        refuse_other_test_images(plans[names[0], seed], each)
     runs = {}
-    for key, each in plans.items():
-        runs[key] = find_run(each) or run(each)
-        value_of(runs[key], metric)
+    for (name, seed), each in plans.items():
+        runs[name, seed] = find_run(each) or run(each)
+        value_of(runs[name, seed], metric)
+        refuse_other_test_images(runs[names[0], seed], runs[name, seed])
     for clone in {each.clone for each in plans.values()}:
         if clone.exists():
             with held(clone):
-                shutil.rmtree(clone)
+                if not any(clone.glob(".checkpoints/*/*.pt")):  # no stopped training, which its comparison continues
+                    shutil.rmtree(clone)
     return [[runs[name, seed] for seed in seeds] for name in names]
 
 
@@ -121,6 +126,25 @@ def plan(contender: Contender, seed: int, changes: Sequence[str]) -> Plan:
     if contender.name in recipe_names():
         check_params(values, f"recipes/{contender.name}.yaml")
     return Plan(contender, seed, tuple(changes), values)
+
+
+def refuse_other_test_images(one: Plan | Run, other: Plan | Run) -> None:
+    a, b = test_set(one), test_set(other)
+    for key in a | b:
+        if a.get(key) != b.get(key):
+            raise InputError(
+                f"{one.name} and {other.name} have different test images: {key} is {a.get(key)} and {b.get(key)}; "
+                "give both the same"
+            )
+
+
+def test_set(of: Plan | Run) -> dict[str, Any]:
+    """What decides which test images it has: equal for runs on the same ones; of a plan, as far as its params tell."""
+    download = lock_at(of.commit).get("download", {}) if isinstance(of, Run) else {"params": {PARAMS.name: of.values}}
+    params = flatten(download.get("params", {}).get(PARAMS.name, {}))
+    decisive = {key: params.get(key) for key in ["dataset", *TEST_SET.get(str(params.get("dataset")), [])]}
+    pictures = {dep["path"]: dep["md5"] for dep in download.get("deps", []) if dep["path"] == PICTURES}
+    return decisive | pictures if decisive["dataset"] == "folder" else decisive
 
 
 def find_run(wanted: Plan) -> Run | None:
@@ -213,8 +237,7 @@ def prepare(clone: Path, commit: str) -> None:
         git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
         if Path(".dvc/config.local").exists():
             shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
-        set_cache = [sys.executable, "-m", "dvc", "config", "--local", "cache.dir", str(cache_folder())]
-        subprocess.run(set_cache, cwd=clone, check=True, stdout=sys.stderr)
+        output_of_dvc("config", "--local", "cache.dir", str(cache_folder()), folder=clone)
         write_text(ready, "")
     git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
     (clone / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # nobody else is in there: we hold the clone
@@ -229,8 +252,7 @@ def environment() -> dict[str, str]:
 
 @cache
 def cache_folder() -> Path:
-    command = [sys.executable, "-m", "dvc", "cache", "dir"]
-    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()).absolute()
+    return Path(output_of_dvc("cache", "dir").strip()).absolute()
 
 
 def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
@@ -294,6 +316,7 @@ def value_of(run: Run, metric: str) -> float:
 def compare_images(a: Run, b: Run) -> dict[str, Any] | None:
     """McNemar's counts for one seed, or None, after a line on stderr, when the predictions cannot be compared."""
     try:
+        refuse_other_test_images(a, b)
         (labels, is_correct_a), (others, is_correct_b) = read_predictions(a), read_predictions(b)
         if not np.array_equal(labels, others):
             raise InputError(f"{a.name} and {b.name} were evaluated on different test images")
@@ -334,7 +357,7 @@ def as_text(found: dict[str, Any]) -> str:
         interval = "" if each["low"] is None else f" ({100 * each['low']:+.2f} to {100 * each['high']:+.2f})"
         lines += ["", f"{b} minus {a}: {100 * each['difference']:+.2f} points{interval}", each["verdict"]]
         for row in each["images"]:
-            right = f"only {a} gets {row['only_a']} images right, only {b} {row['only_b']}"
+            right = f"{row['only_a']:,} images are right only in {a}, {row['only_b']:,} only in {b}"
             lines.append(f"  seed {row['seed']}: {right} (McNemar's p {row['p']:.2g})")
     seed = found["contenders"][0]["runs"][0]["seed"]
     command = shlex.join(["python", "-m", "cifar", "report", *found["report"]])

@@ -1,4 +1,4 @@
-"""DVC experiments, run by DVC in a process of its own, which a stop ends in good order."""
+"""DVC in a process of its own: what it answers, and its experiments, which a stop ends in good order."""
 
 import os
 import shlex
@@ -7,11 +7,24 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cifar.system.errors import InputError
 from cifar.system.stage import Stopped
+
+
+def output_of_dvc(*words: str, folder: Path = Path()) -> str:
+    """What `dvc WORDS` prints in `folder`; raises InputError with its last word when it fails."""
+    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
+    command = [sys.executable, "-m", "dvc", *words]
+    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        said = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise InputError(f"`dvc {words[0]}` failed in {folder.absolute()}: {said.removeprefix('ERROR: ')}")
+    return ended.stdout
 
 
 def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:

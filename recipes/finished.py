@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pandas as pd
 from cifar.config.params import read_yaml
 from cifar.system.errors import InputError
 from cifar.system.files import forget_killed, read_json, write_csv, write_json
+from recipes.experiments import output_of_dvc
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
@@ -60,11 +60,10 @@ def collect(recipe: str, expected: Mapping[str, Any], folder: Path, told: Told) 
     facts |= {"image_size": image_size(folder), **(speed(told.log) if told.log else {})}
     confusion = read_table(folder / "plots/evaluate/confusion.csv")
     classes = read_json(folder / "models/model.json")["classes"]
-    DATA.mkdir(parents=True, exist_ok=True)
     forget_killed(DATA, f".{recipe}.", ".part")
     part = DATA / f".{recipe}.{os.getpid()}.part"
+    part.mkdir(parents=True, exist_ok=True)
     for name, source in COPIED.items():
-        part.mkdir(exist_ok=True)
         shutil.copyfile(folder / source, part / name)
     write_csv(part / "confusion.csv", count_confusion(confusion, classes))
     write_json(part / "run.json", facts)
@@ -76,14 +75,7 @@ def refuse_unfinished(folder: Path) -> None:
     """Raise InputError unless `dvc status` says in `folder` that every stage is up to date."""
     if not (folder / "dvc.yaml").is_file():
         raise InputError(f"{folder} has no dvc.yaml; name a clone of this project in which `dvc repro` has ended")
-    environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    try:
-        stale = json.loads(ended.stdout)
-    except ValueError:
-        said = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise InputError(f"{folder}: DVC does not say whether the run has ended: {said}") from None
+    stale = json.loads(output_of_dvc("status", "--json", folder=folder))
     if stale:
         raise InputError(f"{folder} is no finished run: {', '.join(stale)} not up to date; run `dvc repro` there")
 

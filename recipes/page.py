@@ -23,7 +23,7 @@ from cifar.results.vega import CHARTS, draw
 from cifar.system.device import differences
 from cifar.system.errors import InputError
 from cifar.system.files import read_json, write_text
-from recipes import errors
+from recipes import mistakes
 from recipes.finished import COPIED, DATA, read_table
 from recipes.values import flatten
 
@@ -170,8 +170,11 @@ def verdict(scores: Mapping[str, float], stated: Mapping[str, float], name: str)
 
 def training_images(data: Data) -> str:
     """The images of which `train_accuracy` is."""
-    is_augmented = data.params["train_scores"] != "eval" and data.params["augment"]
-    return "augmented training images" if is_augmented else "the training images"
+    if data.params["train_scores"] == "eval":
+        return "the training images"
+    if data.params["filter"]["name"] == "proxy":
+        return "the hardest training images of each batch"
+    return "augmented training images" if data.params["augment"] else "the training images"
 
 
 def training(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +237,7 @@ def progress(history: pd.DataFrame, followed: str) -> str:
 def test_images(data: Data) -> dict[str, Any]:
     """What the network does on the test images, class by class, and what its mistakes have in common."""
     scores, by_class, reliability = data.files["evaluate"], data.tables["class_accuracy"], data.tables["reliability"]
-    counts = errors.confusion_counts(data.tables["confusion"])
+    counts = mistakes.confusion_counts(data.tables["confusion"])
     confidence = float((reliability["confidence"] * reliability["images"]).sum() / reliability["images"].sum())
     rows = []
     for name, accuracy in zip(by_class["class"], by_class["accuracy"], strict=True):
@@ -251,7 +254,7 @@ def test_images(data: Data) -> dict[str, Any]:
         "result_words": " ".join([words.result(scores), *top, words.calibration(scores, confidence)]),
         "weakest_words": words.weakest(by_class),
         "classes": rows,
-        "mistakes": [text for text in errors.paragraphs(counts, data.tables["mistakes"]) if text],
+        "mistakes": [text for text in mistakes.paragraphs(counts, data.tables["mistakes"]) if text],
     }
 
 
@@ -372,7 +375,7 @@ def describe(value: Any) -> str:
         chances = [f" (p {step['p']})" if step.get("p", 1.0) != 1.0 else "" for step in value]
         return ", ".join(f"{step['name']}{chance}" for step, chance in zip(value, chances, strict=True))
     if not isinstance(value, Mapping):
-        return "" if value in (0.0, "none") and not isinstance(value, bool) else str(value)
+        return "" if value in (0.0, "none") else str(value)
     if value["name"] == "none":
         return ""
     plain = {key.replace("_", " "): each for key, each in value.items() if key != "name"}

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml.error import YAMLError
-
 from cifar.config.params import check_params, parse_yaml, read_yaml
-from cifar.system.errors import InputError
+from cifar.system.errors import InputError, is_out_of_memory, one_line
 
 FOLDER = Path("recipes")
 PARAMS = Path("params.yaml")
 
 
 def recipe_names() -> list[str]:
+    if not FOLDER.is_dir():
+        raise InputError(f"{FOLDER}/ is missing; run this from the root of the repository")
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
@@ -40,16 +40,17 @@ def text_with(text: str, changes: Sequence[str]) -> str:
 
     Raises InputError when DVC refuses a change.
     """
-    from dvc.exceptions import DvcException  # a second to import
-    from dvc.utils.hydra import apply_overrides
+    from dvc.utils.hydra import apply_overrides  # a second to import
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, PARAMS)
         path.write_text(text, encoding="utf-8")
         try:
             apply_overrides(path, list(changes))
-        except (DvcException, YAMLError) as error:
-            raise InputError(f"-S {' '.join(changes)}: {error}") from None
+        except Exception as error:  # beyond DVC's own, whatever OmegaConf and ruamel.yaml raise
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"-S {' '.join(changes)}: {one_line(error) or type(error).__name__}") from None
         return path.read_text(encoding="utf-8")
 
 

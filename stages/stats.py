@@ -53,10 +53,9 @@ def main() -> None:
 
 def draw_samples(train: Split, classes: list[str]) -> None:
     samples = first_of_each_class(train.labels, min(len(classes), ROWS), SAMPLES)
-    images, columns, labels = train.images[samples.ravel()], samples.shape[1], classes[: len(samples)]
-    of = "each class" if len(samples) == len(classes) else f"{len(samples)} of the {len(classes):,} classes"
-    title = f"The first {columns} training images of {of}"
-    draw_sheet(FOLDER / "samples.png", images, columns, title, row_labels=labels)
+    (rows, columns), images = samples.shape, train.images[samples.ravel()]
+    title = f"The first {columns} training images of {'each class' if rows == len(classes) else f'{rows} classes'}"
+    draw_sheet(FOLDER / "samples.png", images, columns, title, row_labels=classes[:rows])
 
 
 def draw_augmented(originals: Split, augmented: np.ndarray, classes: list[str]) -> None:

@@ -18,6 +18,7 @@ from cifar.system.errors import InputError
 from recipes import compare
 from recipes.__main__ import parse
 from recipes.compare import Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
+from recipes.finished import refuse_unfinished
 
 LOCK = {
     "download": {"deps": [{"path": "cifar/a.py", "md5": "1"}], "outs": [{"path": "data/dataset"}]},
@@ -95,7 +96,7 @@ def test_the_comparison_as_text_and_json_by_hand(cached, capsys):
         "new minus old: +1.00 points (-3.53 to +5.53)",
         "no difference can be seen; to see 2 points you would need about 17 seeds each",
         # images 0 of only old, 3 and 4 of only new: two or more heads or tails of three is any: 2 (1 + 3) / 8
-        *[f"  seed {seed}: only old gets 1 images right, only new 2 (McNemar's p 1)" for seed in range(3)],
+        *[f"  seed {seed}: 1 images are right only in old, 2 only in new (McNemar's p 1)" for seed in range(3)],
         "",
         "see the curves and the images of seed 0 on one page: python -m cifar report old-seed-0 new-seed-0",
     ]
@@ -127,6 +128,94 @@ def test_runs_on_other_pictures_do_not_count(monkeypatch):
     assert compare.has_same_pictures("old", plan(VALUES | {"dataset": "cifar10"}))
 
 
+def contender(name: str, **changes: object) -> Contender:
+    values = {"dataset": "folder", "folder": {"size": 32, "test_share": 0.2}, "shapes": {"test": 100}, "seed": 5}
+    return Contender(name, f"commit of {name}", json.dumps(values | changes))  # YAML, too
+
+
+DIFFERENT = [
+    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "dataset is cifar10 and shapes"),
+    ({"dataset": "shapes"}, {"dataset": "shapes", "shapes": {"test": 50}}, "shapes.test is 100 and 50"),
+    ({}, {"folder": {"size": 32, "test_share": 0.1}}, "folder.test_share is 0.2 and 0.1"),
+    ({"dataset": ["x"]}, {}, "dataset is ['x'] and folder"),  # for its own code to refuse, if it were alone
+]
+
+
+@pytest.mark.parametrize(("one", "other", "told"), DIFFERENT, ids=[told for *_, told in DIFFERENT])
+def test_contenders_with_other_test_images_are_refused_before_anything_runs(monkeypatch, one, other, told):
+    contenders = {"one": contender("one", **one), "other": contender("other", **other)}
+    monkeypatch.setattr(compare, "find_contender", contenders.get)
+    monkeypatch.setattr(compare, "find_run", lambda wanted: pytest.fail(f"looked for {wanted.name}"))
+    with pytest.raises(InputError) as caught:
+        compare.compare(["one", "other"], [0, 1], [], "accuracy")
+    assert str(caught.value) == f"one-seed-0 and other-seed-0 have different test images: {told}; give both the same"
+
+
+@pytest.fixture
+def finished(monkeypatch, tmp_path):
+    """Contenders that have run all seeds: finished(name, the md5 of its pictures, changes of its params)."""
+    contenders, locks = {}, {}
+    monkeypatch.setattr(compare, "find_contender", contenders.get)
+    monkeypatch.setattr(
+        compare, "find_run", lambda w: Run(w.name, f"{w.contender.name} {w.seed}", w.seed, {"accuracy": 1})
+    )
+    monkeypatch.setattr(compare, "lock_at", locks.get)
+    monkeypatch.setattr(compare, "CLONES", tmp_path)
+
+    def add(name: str, pictures: str = "1.dir", **changes: object) -> None:
+        contenders[name] = contender(name, **changes)
+        for seed in 0, 1:
+            deps = [{"path": "cifar/data/folder.py", "md5": name}, {"path": "data/images", "md5": pictures}]
+            params = {"params.yaml": json.loads(contenders[name].params) | {"seed": seed}}
+            locks[f"{name} {seed}"] = {"download": {"deps": deps, "params": params}}
+
+    return add
+
+
+def test_runs_on_other_pictures_are_not_compared(finished):
+    finished("red")
+    finished("blue", "2.dir")
+    finished("large", folder={"size": 64, "test_share": 0.2})
+    told = "red-seed-0 and blue-seed-0 have different test images: data/images is 1.dir and 2.dir; give both the same"
+    with pytest.raises(InputError, match=f"^{told}$"):
+        compare.compare(["red", "large", "blue"], [0, 1], [], "accuracy")
+    runs = compare.compare(["red", "large"], [0, 1], [], "accuracy")
+    assert [[run.name for run in of_name] for of_name in runs] == [
+        [f"{n}-seed-{k}" for k in (0, 1)] for n in ("red", "large")
+    ]
+    finished("one", dataset="cifar10")
+    finished("other", "2.dir", dataset="cifar10")
+    assert len(compare.compare(["one", "other"], [0, 1], [], "accuracy")) == 2
+
+
+def test_a_comparison_that_ends_deletes_its_clones_but_no_training_that_was_stopped(finished, tmp_path):
+    finished("one")
+    finished("other")
+    for name, path in (
+        ("one", "train-1/00003-abc.pt"),
+        ("other", "train-1/lock"),
+    ):  # a finished training leaves no *.pt
+        file = tmp_path / contender(name).commit[:12] / ".checkpoints" / path
+        file.parent.mkdir(parents=True)
+        file.touch()
+    stopped, ended = (Plan(contender(name), 0, (), {}).clone for name in ("one", "other"))
+    assert stopped.exists() and ended.exists()
+    compare.compare(["one", "other"], [0], [], "accuracy")
+    assert (stopped / ".checkpoints/train-1/00003-abc.pt").exists() and not ended.exists()
+
+
+def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core\n")
+    (tmp_path / "dvc.yaml").touch()
+    for command, call in ("cache", compare.cache_folder.__wrapped__), ("status", lambda: refuse_unfinished(tmp_path)):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value).startswith(f"`dvc {command}` failed in {tmp_path}: ")
+        assert "Invalid line ('[core')" in str(caught.value) and "\n" not in str(caught.value)
+
+
 def test_predictions_that_are_not_in_the_cache_are_one_line(cached, capsys):
     old, new = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, None)
     (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
@@ -144,6 +233,22 @@ def test_predictions_for_other_images_are_not_compared(cached, tmp_path, capsys)
     assert pair["images"] == []
     line = "seed 4: images are not compared: old-seed-4 and new-seed-4 were evaluated on different test images\n"
     assert capsys.readouterr().err == line
+
+
+def test_predictions_of_another_data_set_with_the_same_labels_are_not_compared(cached, monkeypatch, capsys):
+    old, new, of_stage = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, [1] * 6), compare.lock_at
+    datasets = {old.commit: "cifar10", new.commit: "shapes"}
+
+    def lock_at(commit: str) -> dict:
+        return of_stage(commit) | {"download": {"params": {"params.yaml": {"dataset": datasets[commit]}}}}
+
+    monkeypatch.setattr(compare, "lock_at", lock_at)
+    (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
+    assert pair["images"] == []
+    assert capsys.readouterr().err == (
+        "seed 4: images are not compared: old-seed-4 and new-seed-4 have different test images: dataset is cifar10 and "
+        "shapes; give both the same\n"
+    )
 
 
 def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path, capsys):
@@ -186,6 +291,7 @@ def test_a_killed_comparison_carries_on_and_runs_nothing_that_is_cached(first_ru
         (["HEAD", "nothing"], "'nothing' is no recipe (best, demo, "),
         (["HEAD", "fast", "-S", "epoch=3"], "-S epoch=3 seed=0: "),
         (["HEAD", "fast", "-S", "epochs=range(1,3)"], "-S epochs=range(1,3) seed=0: "),
+        (["HEAD", "fast", "-S", "epochs=${epoch}"], "-S epochs=${epoch} seed=0: Interpolation key 'epoch' not found"),
         (["fast", "HEAD", "--metric", "tta_accuracy"], "HEAD has no tta_accuracy: its test_time_augmentation is none"),
     ):
         refused = project.call(*command(*wrong, "--seeds", "0"))

@@ -5,7 +5,9 @@ import os
 import runpy
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
+from threading import current_thread, main_thread
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dvc.utils.hydra import apply_overrides
 from PIL import Image
 from scmrepo.git import Git
 
+from cifar.data import folder
 from cifar.data.folder import Pictures, build_splits, list_images
 from cifar.data.splits import load_classes, load_split
 from cifar.system.errors import InputError
@@ -118,8 +121,8 @@ def make(path: str):
     return lambda folder: (folder / path).mkdir()
 
 
-def link(folder: Path) -> None:
-    (folder / "linked").symlink_to(folder / "a")
+def link(path: str):
+    return lambda folder: (folder / path).symlink_to(folder / "a")
 
 
 @pytest.mark.parametrize(
@@ -134,14 +137,16 @@ def link(folder: Path) -> None:
         (lambda folder: shutil.rmtree(folder / "b"), "has 1 folders, one for each class; 2 to 1,000 work"),
         (add("train/x/1.png", "test/x/1.png"), "has train/, test/ and a/; put pictures"),
         (make("c\nd"), r"has a folder 'c\\nd', which is no name for a class"),
-        (link, "linked is a link, whose pictures DVC does not look at; copy the folder"),
+        (link("linked"), "/linked is a link, whose pictures DVC does not look at; copy the folder"),
+        (link("a/linked"), "/a/linked is a link, whose pictures DVC does not look at; copy the folder"),
     ],
 )
 def test_folders_in_disorder_are_one_line(tmp_path, change, told):
     folder = tmp_path / "images"
     draw(*(folder / f"{name}/{k}.png" for name in "ab" for k in range(2)))
-    (folder / "README.md").touch()
-    (folder / "a.dvc").touch()
+    for name in ("README.md", "a.dvc", ".gitignore", "desktop.ini", "Thumbs.db", "a/desktop.ini"):
+        (folder / name).touch()
+    (folder / ".old").symlink_to(folder / "a")
     assert listed(folder).classes == ["a", "b"]
     change(folder)
     with pytest.raises(InputError, match=told):
@@ -154,6 +159,17 @@ def test_training_and_test_folders_in_disorder_are_one_line(tmp_path):
         listed(tmp_path)
     draw(tmp_path / "test/a/1.png", tmp_path / "test/c/1.png")
     with pytest.raises(InputError, match="train has a class b, which .*test lacks; add its pictures"):
+        listed(tmp_path)
+    (tmp_path / "test/c").rename(tmp_path / "test/b")
+    assert listed(tmp_path).classes == ["a", "b"]
+    for name in ("stray.png", "train/stray.png"):
+        draw(tmp_path / name)
+        with pytest.raises(InputError, match=f"/{name} is in no class's folder; move it into one or delete it"):
+            listed(tmp_path)
+        (tmp_path / name).unlink()
+    (tmp_path / "test").rename(tmp_path.with_name("elsewhere"))
+    (tmp_path / "test").symlink_to(tmp_path.with_name("elsewhere"))
+    with pytest.raises(InputError, match="/test is a link, whose pictures DVC does not look at; copy the folder"):
         listed(tmp_path)
 
 
@@ -168,6 +184,42 @@ def test_all_files_that_are_no_pictures_are_counted_and_the_first_is_named(tmp_p
     with pytest.raises(InputError, match=r"4.png holds no PNG.* \(2 other files cannot be used either\)$"):
         Pictures(paths, 16)[5:]
     assert Pictures(paths, 16)[:4].shape == (4, 16, 16, 3)
+
+
+def test_a_picture_that_is_whole_at_the_second_look_is_the_problem_that_was_met_first(tmp_path, monkeypatch):
+    draw(tmp_path / "a.png", tmp_path / "b.png")
+    paths, real = [tmp_path / "a.png", tmp_path / "b.png"], folder.read_picture
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[:50])  # as in the middle of a copy
+
+    def read_and_finish_the_copy(path: Path, size: int) -> np.ndarray:
+        try:
+            return real(path, size)
+        finally:
+            if path == paths[1]:
+                path.write_bytes(whole)
+
+    monkeypatch.setattr(folder, "read_picture", read_and_finish_the_copy)
+    with pytest.raises(InputError, match=r"b.png is cut off or damaged \(.*\); replace it or delete it$"):
+        Pictures(paths, 16)[:]
+    assert Pictures(paths, 16)[:].shape == (2, 16, 16, 3)
+
+
+def test_the_filters_of_warnings_which_threads_share_are_set_around_them_and_set_back(tmp_path, monkeypatch):
+    paths, real = [tmp_path / f"{k}.png" for k in range(20)], warnings.catch_warnings.__enter__
+    for path in paths:
+        Image.new("RGB", (16, 16)).save(path, exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x09\x00")  # Pillow warns of it
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        folder.read_picture(paths[0], 16)
+    entered = []
+    monkeypatch.setattr(
+        warnings.catch_warnings, "__enter__", lambda self: entered.append(current_thread()) or real(self)
+    )
+    with warnings.catch_warnings(record=True) as shown:
+        before = list(warnings.filters)
+        Pictures(paths, 16)[:]
+        assert not shown and warnings.filters == before
+    assert {*entered} == {main_thread()}
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Where CIFAR-10 is looked for, and how it is downloaded from servers of every kind."""
 
+import errno
 import http.server
 import itertools
 import os
@@ -17,8 +18,9 @@ import pytest
 from damage import FUZZ, damaged
 from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, contents, md5, pack, put
 
+from cifar.data import archive, download
 from cifar.data.archive import find_dataset
-from cifar.data.download import Limits
+from cifar.data.download import Limits, check_md5
 from cifar.system.errors import InputError
 
 PATIENT = Limits(connect=20, silence=20, deadline=60, size=2**20)
@@ -160,6 +162,18 @@ def test_when_nothing_works_one_line_says_what_was_tried_and_the_three_ways_out(
     assert "\n" not in message
 
 
+def test_a_file_that_the_system_cannot_read_is_told_without_its_errno(raw, monkeypatch):
+    put(raw, FILES)
+
+    def load(path: Path, _) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path / "test_batch"))
+
+    monkeypatch.setattr(archive, "load_batches", load)
+    with pytest.raises(InputError) as caught:
+        find_dataset(raw, None, [], published=TINY)
+    assert f"cifar-10-batches-py: {raw}/cifar-10-batches-py/test_batch: Input/output error)" in str(caught.value)
+
+
 def test_a_folder_that_is_no_utf_8_is_read_and_can_be_printed(tmp_path, raw):
     elsewhere = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     put(Path(elsewhere), FILES)
@@ -207,6 +221,18 @@ def test_what_came_before_a_connection_broke_is_kept_for_the_next_mirror_or_run(
     assert_is_tiny(dataset)
     assert source == f"{server.url}/ranges"
     assert server.seen[-1] == ("/ranges", f"bytes={half}-")
+
+
+def test_the_time_of_the_checksum_is_not_the_servers(raw, server, monkeypatch):
+    def check_slowly(*words) -> None:
+        time.sleep(1)  # on a slow disk
+        check_md5(*words)
+
+    monkeypatch.setattr(download, "check_md5", check_slowly)
+    limits = Limits(connect=20, silence=0.3, deadline=0.6, size=2**20)
+    dataset, *_ = find_dataset(raw, None, [f"{server.url}/ranges"], published=TINY, limits=limits)
+    assert_is_tiny(dataset)
+    assert contents(raw) == {TINY.archive: ARCHIVE}
 
 
 def test_another_file_under_the_name_is_thrown_away_and_the_next_mirror_tried(raw, server):

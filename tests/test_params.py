@@ -162,6 +162,15 @@ WRONG_PARAMS = [
     ({"gallery_size": 1000}, "gallery_size is 1000, it must be less than or equal to 100"),
     ({"lr_max": 0}, "lr_max is 0, allowed: a number above 0, or find for the range test's suggestion"),
     ({"lr_max": "search"}, "lr_max is 'search', allowed: a number above 0, or find for the range test's suggestion"),
+    (
+        {"lr_max": {"a": 1}},
+        "lr_max is {'a': 1}, allowed: a number above 0, or find for the range test's suggestion",
+    ),
+    (
+        {"schedule__peak_momentum": {"a": 1}},
+        "schedule.peak_momentum is {'a': 1}, allowed: a number from 0 to below 1, or same for the optimizer's own",
+    ),
+    ({"val_size": 1_000_001}, "val_size is 1000001, it must be less than or equal to 1000000"),
     ({"lr_min": True}, "lr_min is True, allowed: a number above 0, or find for the range test's suggestion"),
     # an unknown word
     ({"dataset": "cifar100"}, "dataset is 'cifar100', it must be 'cifar10', 'shapes' or 'folder'"),
@@ -238,7 +247,7 @@ def test_a_value_of_any_length_is_a_line_of_readable_length(change):
 
 @pytest.mark.parametrize("key", ["seed", "val_size", "epochs", "lr_max", "l1", "schedule__peak_epoch", "seeds"])
 def test_a_number_of_more_digits_than_python_writes_is_a_line_too(key):
-    with pytest.raises(InputError, match="^params.yaml: .{10,300}$"):
+    with pytest.raises(InputError, match=f"^params.yaml: {key.replace('__', '.')} is .{{10,300}}$"):
         check_params(changed(**{key: 2**20_000}), "params.yaml")
 
 

@@ -2,6 +2,7 @@ import os
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,14 @@ FORMATS = [*LOSSLESS, "a.jpg", "a.gif"]
 def _the_same_numbers_for_each_test_in_any_order():
     global RANDOM
     RANDOM = np.random.default_rng(0)
+
+
+def png(*chunks: bytes) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -90,6 +99,34 @@ def test_sixteen_bits_are_rounded_to_eight(tmp_path):
         assert np.abs(found - values[..., None] / 257).max() <= 0.5
 
 
+def png_of_16_bits(values: np.ndarray, *chunks: bytes) -> bytes:
+    """A PNG file of pixels uint16 (H, W, 1 to 4): grey, grey with alpha, RGB or RGBA; Pillow writes only grey."""
+    height, width, channels = values.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\x00" + row.tobytes() for row in values.astype(">u2"))
+    return png(chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)))
+
+
+def test_of_sixteen_bits_of_colour_or_alpha_the_upper_eight_are_kept(tmp_path):
+    values = RANDOM.integers(0, 2**16, (32, 32, 4), dtype=np.uint16)
+    (tmp_path / "rgb.png").write_bytes(png_of_16_bits(values[..., :3]))
+    cv2.imwrite(str(tmp_path / "rgb.tif"), values[..., 2::-1])
+    for name in ("rgb.png", "rgb.tif"):
+        np.testing.assert_array_equal(read_picture(tmp_path / name, 32), values[..., :3] >> 8)
+    for name, kept in {"rgba.png": values, "la.png": values[..., [0, 3]]}.items():
+        (tmp_path / name).write_bytes(png_of_16_bits(kept))
+        colour, alpha = kept[..., :-1] >> 8, (kept[..., -1:] >> 8) / 255
+        assert np.abs(read_picture(tmp_path / name, 32) - (alpha * colour + (1 - alpha) * 255)).max() <= 1
+
+
+def test_the_transparent_value_of_sixteen_bits_of_grey_lies_on_white(tmp_path):
+    values = RANDOM.integers(0, 2**16, (32, 32, 1), dtype=np.uint16)
+    values[:8], values[8:16] = 1000, 1001
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(values, chunk(b"tRNS", struct.pack(">H", 1000))))
+    found = read_picture(tmp_path / "a.png", 32)
+    assert (found[:8] == 255).all() and (found[8:16] == 4).all()  # 1001 / 257 = 3.9
+
+
 def test_cmyk_is_converted(tmp_path):
     cmyk = np.zeros((32, 32, 4), np.uint8)
     cmyk[:16, :, 0] = 255  # full cyan above, blank paper below
@@ -107,13 +144,30 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
         1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: lambda a: a.transpose(1, 0, 2),
         6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).transpose(1, 0, 2), 8: np.rot90,
     }  # fmt: skip
-    image.save(tmp_path / "a.png", exif=exif)
-    np.testing.assert_array_equal(read_picture(tmp_path / "a.png", 32), upright[orientation](PIXELS))
+    for name in ("a.png", "a.tif"):
+        image.save(tmp_path / name, exif=exif)
+        np.testing.assert_array_equal(read_picture(tmp_path / name, 32), upright[orientation](PIXELS))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_data_does_not_matter(tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=b"Exif\x00\x00II*\x00\xff\xff\xff\xff")
     np.testing.assert_array_equal(read_picture(tmp_path / "a.png", 32), PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"), [(0x0100, 12, struct.pack("<d", 32)), (0x8769, 9, b"\xfb\xff\xff\xff")]
+)
+def test_exif_data_that_pillow_cannot_write_again_are_not_written(tmp_path, tag, kind, value):
+    """A width of 64-bit float, and a folder of tags at the place -5."""
+    entries = sorted([(0x0112, 3, struct.pack("<HH", 6, 0)), (tag, kind, value)])
+    inline = b"".join(
+        struct.pack("<HHI", tag, kind, 1) + (value if len(value) == 4 else struct.pack("<I", 8 + 2 + 2 * 12 + 4))
+        for tag, kind, value in entries
+    )
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x02\x00" + inline + bytes(4) + value
+    Image.fromarray(PIXELS).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_picture(tmp_path / "a.png", 32), np.rot90(PIXELS, -1))
 
 
 def test_the_first_frame_of_an_animation_is_taken(tmp_path):
@@ -156,14 +210,11 @@ def test_what_is_no_picture_is_one_line(tmp_path, content, told):
 
 def png_of(width: int, height: int) -> bytes:
     """A PNG file of a few bytes whose header promises a black image of any size."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png(chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize(("width", "height"), [(10_001, 10_000), (2_000_000, 2_000_000), (2**31 - 1, 2**31 - 1)])
 def test_a_decompression_bomb_is_refused_before_it_takes_memory(tmp_path, width, height):
     (tmp_path / "a.png").write_bytes(png_of(width, height))
@@ -195,9 +246,11 @@ def test_pictures_are_listed_in_the_order_of_their_names(tmp_path):
         ".DS_Store",
         ".git/1.png",
         "b/Thumbs.db",
+        "b/Desktop.ini",
         "b/._2.png",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path / "b")
     listed = [str(path.relative_to(tmp_path)) for path in find_pictures(tmp_path)]
     assert listed == ["Z.png", "a.png", "b/10.png", "b/2.png", "b.png"]

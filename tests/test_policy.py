@@ -111,6 +111,13 @@ def test_the_images_size_goes_by_name(size):
     assert not np.array_equal(found, images)
 
 
+def test_a_word_that_an_argument_itself_knows_stays_that_word(images):
+    quarter = ("Resize", {"height": 8, "width": 8, "area_for_downscale": "image"})  # by the area: means of 4x4 pixels
+    enlarged = ("Resize", {"height": "image", "width": "image", "interpolation": "INTER_NEAREST"})
+    found = augmented(policy_of([quarter, enlarged], MEAN, 32), images)
+    assert np.abs(found[:, ::4, ::4] - images.reshape(40, 8, 4, 8, 4, 3).mean(axis=(2, 4))).max() <= 0.5
+
+
 @pytest.mark.parametrize(
     "path", [ROOT / "params.yaml", *sorted(ROOT.glob("recipes/*.yaml"))], ids=lambda path: path.stem
 )
@@ -125,6 +132,7 @@ def test_shipped_policies_are_valid(path):
     (("Compose", {}), "augment[0].name is 'Compose', which is not an image transform"),
     (("os.system", {}), "augment[0].name is 'os.system', which is not an image transform"),
     (("HorizontalFlip", {"probability": 0.5}), "augment[0].probability is not an argument of HorizontalFlip, which"),
+    (("AlternatingFlip", {"p": 0.5}), "augment[0].p is not an argument of AlternatingFlip, which takes none"),
     (("HorizontalFlip", {"p": 1.5}), "augment[0]: HorizontalFlip refuses its arguments: p:"),
     (("CoarseDropout", {"num_holes_range": [3, 1]}), "augment[0]: CoarseDropout refuses its arguments: num_holes"),
     (("RandomCrop", {"height": 40, "width": 40}), "augment does not work on a 32x32 image"),
@@ -139,6 +147,15 @@ def test_bad_policies_are_refused_in_one_line(transform, message):
     with pytest.raises(InputError) as caught:
         policy_of([transform], MEAN, 32)
     assert message in str(caught.value)
+
+
+def test_an_error_without_words_is_told_by_its_kind(monkeypatch):
+    def fail(*_, **__) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("albumentations.Transpose.apply", fail)
+    with pytest.raises(InputError, match="^augment does not work on a 32x32 image: AssertionError$"):
+        policy_of([("Transpose", {})], MEAN, 32)
 
 
 @pytest.mark.parametrize("transforms", [

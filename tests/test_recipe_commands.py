@@ -16,7 +16,10 @@ import pandas as pd
 import pytest
 from projects import create
 
+from cifar.system.errors import InputError
+from recipes.__main__ import parse
 from recipes.experiments import end_stages_of
+from recipes.values import values_with
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,6 +117,52 @@ def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(reci
     again = recipes("run", "eva4-s8", "-S", "epochs=10", "-S", "l1=0.0")
     assert "epochs: 10 -> 20\nl1: 0.0 -> 1e-05\n" in again.stdout  # and then no DVC repository
     assert Path("params.yaml").read_text() == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("epoch=3", "Invalid `--set-param` value"),
+        ("epochs=range(1,3)", "cannot represent an object: RangeSweep"),
+        ("epochs=${epoch}", "Interpolation key 'epoch' not found"),
+        ("seed=???", "Missing mandatory value: seed"),
+        ("~augment.0", "list indices must be integers or slices, not str"),
+    ],
+)
+def test_a_change_that_dvc_cannot_make_is_one_line(change, told):
+    with pytest.raises(InputError) as caught:
+        values_with((ROOT / "params.yaml").read_text(), [change])
+    assert str(caught.value).startswith(f"-S {change}: {told}") and "\n" not in str(caught.value)
+
+
+def test_a_change_that_leaves_no_memory_is_no_mistake_in_it(monkeypatch):
+    def fail(*_) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dvc.utils.hydra.apply_overrides", fail)
+    with pytest.raises(MemoryError):
+        values_with("seed: 0\n", ["seed=1"])
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "100.1", "many"])
+def test_a_difference_of_points_that_no_accuracies_have_is_refused(value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(["compare", "a", "b", f"--points={value}"])
+    assert caught.value.code == 2 and "argument --points: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "points"), [([], 0.1), (["--points", "0.5"], 0.5), (["--points", "100"], 100)])
+def test_a_difference_of_points_is_a_number(words, points):
+    assert parse(["compare", "a", "b", *words]).points == points
+
+
+@pytest.mark.parametrize("words", [["list"], ["apply", "fast"], ["queue", "fast"], ["compare", "fast", "demo"]])
+def test_outside_the_root_every_command_says_where_to_run_it(recipes, words, tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    refused = recipes(*words)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr == "error: recipes/ is missing; run this from the root of the repository\n"
 
 
 def test_a_stage_that_is_stopped_advises_the_command_that_started_the_recipe(recipes, monkeypatch):

@@ -13,7 +13,7 @@ from test_docs import rows
 from cifar.config.params import read_yaml
 from cifar.system.errors import InputError
 from cifar.training.loop import epoch_line, total_line
-from recipes import errors, finished, page
+from recipes import finished, mistakes, page
 from recipes.__main__ import page as command
 from recipes.__main__ import parse
 
@@ -179,7 +179,7 @@ def test_the_pairs_confused_most_are_named_with_both_directions_together():
     counts = counts_of(
         ["a", "b", "c", "d"], {("a", "b"): 3, ("b", "a"): 4, ("c", "a"): 2, ("d", "c"): 1, ("b", "d"): 6}
     )
-    assert errors.concentration(counts) == (
+    assert mistakes.concentration(counts) == (
         "The pairs confused most are a and b (7), b and d (6) and a and c (2). These 3 of 6 pairs have 94\u00a0% "
         "of the 16 mistakes."
     )
@@ -188,9 +188,9 @@ def test_the_pairs_confused_most_are_named_with_both_directions_together():
 def test_a_direction_is_named_only_if_chance_does_not_explain_it():
     # of 3 pairs, so a p-value below 0.05 / 3: 2 * (1 + 10) / 2**10 = 0.0215 for 9 of 10, 2 / 2**10 = 0.002 for 10 of 10
     nine = counts_of(["a", "b", "c"], {("a", "b"): 9, ("b", "a"): 1})
-    assert errors.one_sided(nine) == "No pair of classes is significantly more often confused in one direction."
+    assert mistakes.one_sided(nine) == "No pair of classes is significantly more often confused in one direction."
     ten = counts_of(["a", "b", "c"], {("b", "a"): 10, ("a", "c"): 5, ("c", "a"): 5})
-    assert errors.one_sided(ten) == (
+    assert mistakes.one_sided(ten) == (
         "One pair of classes is significantly more often confused in one direction: b is taken for a 10 times, and the "
         "reverse never happens."
     )
@@ -200,38 +200,38 @@ def test_animals_and_vehicles_are_told_apart_only_in_cifar10():
     counts = counts_of(
         CIFAR10, {("cat", "dog"): 5, ("truck", "ship"): 2, ("ship", "airplane"): 1, ("bird", "airplane"): 2}
     )
-    assert errors.kinds(counts).replace("\u00a0", " ") == (
+    assert mistakes.kinds(counts).replace("\u00a0", " ") == (
         "Of the mistakes, 5 (50 %) are between two animals, 3 (30 %) are between two vehicles and 2 (20 %) are between "
         "an animal and a vehicle. If all pairs of classes were confused equally often, these shares would be 33 %, "
         "13 % and 53 %."
     )
-    assert errors.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
+    assert mistakes.kinds(counts.rename(index={"cat": "lynx"}, columns={"cat": "lynx"})) == ""
 
 
 def test_a_class_is_predicted_too_often_or_too_rarely_only_if_chance_does_not_explain_it():
     # of 3 classes, so a p-value below 0.05 / 3. b: 10 of 11 mistakes, 2 * (1 + 11) / 2**11 = 0.012. a: 2 / 2**6 = 0.031
     counts = counts_of(["a", "b", "c"], {("a", "b"): 6, ("c", "b"): 4, ("b", "c"): 1})
-    assert errors.leanings(counts) == (
+    assert mistakes.leanings(counts) == (
         "The class b is predicted significantly too often: 10 images of other classes are predicted as b, and "
         "1 of class b as another class."
     )
-    assert errors.leanings(counts.T) == (
+    assert mistakes.leanings(counts.T) == (
         "The class b is predicted significantly too rarely: 1 image of other classes is predicted as b, and "
         "10 of class b as another class."
     )
     fewer = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})
-    assert errors.leanings(fewer) == ("The network predicts no class significantly too often or too rarely.")
+    assert mistakes.leanings(fewer) == ("The network predicts no class significantly too often or too rarely.")
 
 
 def test_the_classes_whose_predictions_are_least_often_right():
     counts = counts_of(["a", "b", "c"], {("a", "b"): 3, ("c", "b"): 2, ("b", "c"): 1})  # 100 of 105, 100 of 101
-    assert errors.precision(counts).replace("\u00a0", " ") == (
+    assert mistakes.precision(counts).replace("\u00a0", " ") == (
         "Precision, the share of a class's predictions that are right, is lowest for b (95.2 %) and c (99.0 %)."
     )
 
 
 def test_how_sure_the_network_is_of_its_mistakes():
-    said = errors.sureness(pd.DataFrame({"confidence": [0.95, 0.6, 0.91, 0.4, 0.7]}))
+    said = mistakes.sureness(pd.DataFrame({"confidence": [0.95, 0.6, 0.91, 0.4, 0.7]}))
     assert said.replace("\u00a0", " ") == (
         "Half of the mistakes have a confidence of 70 % or more, and 2 of 5 have more than 90 %."
     )
@@ -239,7 +239,7 @@ def test_how_sure_the_network_is_of_its_mistakes():
 
 def test_a_network_without_mistakes_is_said_to_have_none():
     counts = counts_of(["a", "b"], {})
-    assert errors.paragraphs(counts, pd.DataFrame({"confidence": []})) == [
+    assert mistakes.paragraphs(counts, pd.DataFrame({"confidence": []})) == [
         "The network makes no mistake on the test images."
     ]
 
@@ -290,7 +290,7 @@ def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
     found = finished.count_confusion(finished.read_table(tmp_path / "confusion.csv"), ["01", "nan"])
     assert found["images"].tolist() == [1, 1, 0, 1]
     found.to_csv(tmp_path / "counts.csv", index=False)
-    counts = errors.confusion_counts(finished.read_table(tmp_path / "counts.csv"))
+    counts = mistakes.confusion_counts(finished.read_table(tmp_path / "counts.csv"))
     assert list(counts.index) == ["01", "nan"]
     assert page.table(["class"], [("a|b",)]).endswith("| a\\|b |")  # else it would be two cells
 

@@ -149,8 +149,8 @@ def _explain(problem: dict[str, Any], values: dict[str, Any]) -> str:
             return f"{key} is not a known key, {hint}" + (_way_out(path[0], values) if is_of_other_kind else "")
         case "value_error":
             text = _clip(str(problem["ctx"]["error"]), end=120)  # in which the schema may name a value
-            is_whole = not key or isinstance(problem["input"], dict)
-            return text if is_whole else f"{key} is {value}, allowed: {text}"
+            names_key = not key or text.startswith(f"{key}.")  # a section's own check names the key
+            return text if names_key else f"{key} is {value}, allowed: {text}"
         case "union_tag_invalid":
             return f"{key}.name is {_show(problem['ctx']['tag'])}, allowed: {problem['ctx']['expected_tags']}"
         case "model_type" | "model_attributes_type":  # pydantic would name a class

@@ -16,7 +16,7 @@ LAYERS = {  # where Grad-CAM can look, shallow to deep
     "custom_resnet": ("prep", "layer1", "layer2", "layer3"),
     "resnet18": ("prep", "layer1", "layer2", "layer3", "layer4"),
 }
-SMALLEST_STD = 1e-9  # of a billion equal pixels and one that differs by one level it is 1.2e-7
+SMALLEST_STD = 1e-9  # one pixel in a billion that differs by one level gives 1.2e-7
 
 
 class Section(BaseModel):
@@ -259,7 +259,7 @@ class Params(Section):
     shapes: Shapes
     folder: Folder
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    val_size: Annotated[int, Field(ge=0)]
+    val_size: Annotated[int, Field(ge=0, le=1_000_000)]
     model: ModelSpec
     augment: list[TransformSpec]
     epochs: Annotated[int, Field(ge=1, le=10_000)]

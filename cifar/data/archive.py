@@ -107,7 +107,7 @@ def load_folder(folder: Path, published: Published) -> Dataset:
             try:
                 return load(folder / name, published)
             except (Unusable, OSError) as error:
-                reasons.append(f"{name}: {error}")
+                reasons.append(f"{name}: {one_line(error)}")
     raise Unusable("; ".join(reasons) or what_is_wrong_with(folder, published))
 
 

@@ -56,36 +56,41 @@ def fetch(url: str, path: Path, md5: str, limits: Limits) -> None:
     brought 64 KiB. To be called in the main thread: an alarm signal enforces `limits`.
     """
     part = path.with_name(f"{path.name}.part")
-    with _alarm(limits) as received:
-        try:
-            _fetch_part(url, part, md5, limits=limits, received=received)
-        except Unusable as error:
-            kept = f", {size(part)} bytes are kept for the next try" if size(part) else ""
-            raise Unusable(f"{error}{kept}") from None
+    try:
+        _fetch_part(url, part, md5, limits)
+    except Unusable as error:
+        kept = f", {size(part)} bytes are kept for the next try" if size(part) else ""
+        raise Unusable(f"{error}{kept}") from None
     os.replace(part, path)
 
 
 @contextmanager
-def _alarm(limits: Limits) -> Iterator[Callable[[int], None]]:
+def _alarm(limits: Limits, started: float) -> Iterator[Callable[[int], None]]:
     """Raise Unusable in the block when the server is too slow; yields a function that counts the bytes received.
+
+    `started` is when the download began, in seconds of `time.monotonic`: all its connections share the deadline.
 
     A socket's own timeout starts again with each byte, so a server could send a header byte by byte for ever. The alarm
     interrupts any wait. It repeats, because an exception that is raised in a finalizer is lost.
     """
-    started, in_window = time.monotonic(), 0
+    in_window = 0
 
     def count(received: int) -> None:
         nonlocal in_window
         in_window += received
 
-    def check(*_) -> None:
-        nonlocal in_window
+    def check_deadline() -> None:
         if time.monotonic() - started >= limits.deadline:
             raise Unusable(f"not complete after {limits.deadline:g} s")
+
+    def check(*_) -> None:
+        nonlocal in_window
+        check_deadline()
         if in_window < SLOWEST * limits.silence:
             raise Unusable(f"sent {in_window} bytes in {limits.silence:g} s")
         in_window = 0
 
+    check_deadline()
     handler = signal.signal(signal.SIGALRM, check)
     signal.setitimer(signal.ITIMER_REAL, limits.silence, limits.silence)
     try:
@@ -95,13 +100,14 @@ def _alarm(limits: Limits) -> Iterator[Callable[[int], None]]:
         signal.signal(signal.SIGALRM, handler)
 
 
-def _fetch_part(url: str, part: Path, md5: str, *, limits: Limits, received: Callable[[int], None]) -> None:
+def _fetch_part(url: str, part: Path, md5: str, limits: Limits) -> None:
     """Download `url` into the file `part`, until that has the `md5`."""
-    may_restart = True
+    started, may_restart = time.monotonic(), True
     while True:
         before = size(part)
         try:
-            _receive(url, part, limits, received)
+            with _alarm(limits, started) as received:  # not while the whole file is checked
+                _receive(url, part, limits, received)
         except NETWORK_ERRORS as error:
             if size(part) >= before + CHUNK:
                 continue

@@ -14,7 +14,8 @@ DUPLICATES = Path("data/duplicates.csv")
 GRID = 8  # parts of an image's height and of its width
 LUMA = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue in a grey image (ITU-R BT.601)
 # Of two images that count as nearly the same, at most so many bits of the hash differ, and so many levels (0 to 255) on
-# average the colours of the parts. On CIFAR-10 99.7 % of such pairs have the same label; beyond, other images begin.
+# average the colours of the parts. On CIFAR-10 99.7 % of such pairs have the same label; with higher limits, pairs of
+# different images appear.
 MOST_BITS = 16  # of 112
 MOST_LEVELS = 16
 BLOCK = 2**22  # pixels that are looked at, or pairs whose hashes are compared, at a time

@@ -2,15 +2,16 @@
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from cifar.config.schema import CLASS_COUNTS
-from cifar.data.pictures import find_pictures, read_picture
+from cifar.data.pictures import find_pictures, is_hidden, read_picture, without_warnings
 from cifar.data.splits import FOLDER, Split, label_dtype
 from cifar.system.errors import InputError, printable
 from cifar.system.files import write_text
@@ -53,17 +54,18 @@ class Pictures:
                 for row, image in enumerate(pool.map(self._read, numbers)):
                     images[row] = image
                     self.seen(1)
-            except InputError:
+            except InputError as error:
                 pool.shutdown(cancel_futures=True)
-                raise self._all_problems() from None
+                raise self._all_problems(error) from None
         return images
 
     def _read(self, number: int) -> np.ndarray:
         return read_picture(self.paths[number], self.size)
 
-    def _all_problems(self) -> InputError:
+    def _all_problems(self, met: InputError) -> InputError:
+        """The first problem among all files; `met` if a file that was being copied is whole by now."""
         with _pool() as pool:
-            problems = [problem for problem in pool.map(self._problem, range(len(self.paths))) if problem]
+            problems = [problem for problem in pool.map(self._problem, range(len(self.paths))) if problem] or [met]
         others = len(problems) - 1
         more = f" ({others:,} other file{'s' * (others > 1)} cannot be used either)" if others else ""
         return InputError(f"{problems[0]}{more}")
@@ -76,17 +78,20 @@ class Pictures:
         return None
 
 
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor()  # Pillow decodes and resizes without Python's lock
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    with without_warnings(), ThreadPoolExecutor() as pool:  # Pillow decodes and resizes without Python's lock
+        yield pool
 
 
 def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
     """The picture files in `folder`, which has train/<class>/ and test/<class>/, or <class>/ alone.
 
-    Of each class alone a `test_share` is for testing, at least one picture and never all: those with the lowest hash of
-    `seed`, class and file name, so that a new picture moves at most one of the others. Raises InputError if the
-    folders are laid out in another way, or if a class has too few pictures.
+    Without train/ and test/, a `test_share` of each class is for testing: at least one picture, never all. These are
+    the ones with the lowest hash of `seed`, class and file name, so that a new picture moves at most one of the others.
+    Raises InputError if the folders are laid out in another way, or if a class has too few pictures.
     """
+    _refuse_links(folder)
     names = set(_folders(folder))
     if {"train", "test"} <= names:
         if names != {"train", "test"}:
@@ -114,11 +119,24 @@ def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
     return Listing(train, test, list(train))
 
 
+def _refuse_links(folder: Path) -> None:
+    """Raise InputError if there is a link to a folder in `folder` or deeper: DVC does not look at its pictures."""
+    for parent, folders, _ in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
+        for path in (Path(parent, name) for name in folders):
+            if path.is_symlink():
+                raise InputError(f"{path} is a link, whose pictures DVC does not look at; copy the folder")
+
+
 def _folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder` in their order, without hidden ones."""
+    """The names of the folders in `folder` in their order; raises InputError if a picture, say, lies beside them."""
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; {LAYOUT.format(folder)}")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    seen = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+    for path in seen:
+        if not path.is_dir() and path.name != "README.md" and path.suffix != ".dvc":
+            raise InputError(f"{path} is in no class's folder; move it into one or delete it")
+    return [path.name for path in seen if path.is_dir()]
 
 
 def _by_class(folder: Path) -> ByClass:
@@ -129,10 +147,6 @@ def _by_class(folder: Path) -> ByClass:
             f"{folder} has no folders of pictures; {LAYOUT.format(folder)}. "
             "(`--temp` and the queue see only what was added by `dvc add`)"
         )
-    for path in sorted(folder.iterdir()):
-        is_ours = path.name.startswith(".") or path.name == "README.md" or path.suffix == ".dvc"
-        if not path.is_dir() and not is_ours:
-            raise InputError(f"{path} is in no class's folder; move it into one or delete it")
     if len(names) not in CLASS_COUNTS:
         raise InputError(
             f"{folder} has {len(names):,} folders, one for each class; {CLASS_COUNTS[0]} to {CLASS_COUNTS[-1]:,} work"
@@ -140,8 +154,6 @@ def _by_class(folder: Path) -> ByClass:
     for name in names:
         if not name.isprintable() or not name.strip():
             raise InputError(f"{folder} has a folder '{printable(name)}', which is no name for a class; rename it")
-        if (folder / name).is_symlink():
-            raise InputError(f"{folder}/{name} is a link, whose pictures DVC does not look at; copy the folder")
     found = {name: find_pictures(folder / name) for name in names}
     for name, paths in found.items():
         if not paths:

@@ -7,30 +7,40 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cifar.system.errors import InputError, is_out_of_memory, one_line
 
 FORMATS = "PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"
 NAMES = "PNG, JPEG, WebP, BMP, TIFF or GIF"
-LARGEST = 100_000_000  # pixels; a small file of a picture with more may be made to fill the memory
+LARGEST = 100_000_000  # pixels; a small file can claim more, and would fill the memory
 OF_THE_SYSTEM = "thumbs.db", "desktop.ini"  # Windows puts them into folders of pictures
+TURNS = {  # by the EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def find_pictures(folder: Path) -> list[Path]:
     """All files in `folder` and in its folders, in the order of their names, the same on every machine.
 
-    Files and folders whose name starts with a dot are left out, and those that Windows adds. What the other files hold
-    is not looked at: `read_picture` does that.
+    Hidden files and folders are left out, and links to folders are not followed. What the other files hold is not
+    looked at: `read_picture` does that.
     """
     found = []
     for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(parent, name) for name in files if not is_hidden(name)]
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Does the name of a file or folder start with a dot, or is it one that Windows adds?"""
     return name.startswith(".") or name.lower() in OF_THE_SYSTEM
 
 
@@ -38,12 +48,12 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     """The picture in the file at `path` as RGB, uint8 (size, size, 3).
 
     The largest square in its middle is resized (bilinear with antialiasing, as torchvision resizes). A picture of
-    `size` x `size` pixels keeps its pixels. Orientation by EXIF is applied. Transparent pixels lie on white. 16-bit
-    values are rounded to 8 bits, and CMYK is converted without its colour profile. Of several frames or pages the first
-    is taken.
+    `size` x `size` pixels keeps its pixels. Orientation by EXIF is applied. Transparent pixels lie on white. 16 bits of
+    grey are rounded to 8 bits; of 16 bits of colour or alpha Pillow keeps the upper 8. CMYK is converted without its
+    colour profile. Of several frames or pages the first is taken.
 
     Raises InputError, one line that names the file, if it is no picture, is cut off or damaged, or has more than
-    LARGEST pixels.
+    LARGEST pixels. Pillow's warnings are the caller's: see `without_warnings`.
     """
     if not path.is_file():
         raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a picture file is needed")
@@ -60,13 +70,19 @@ def read_picture(path: Path, size: int) -> np.ndarray:
         return np.array(square.resize((size, size), Image.Resampling.BILINEAR))
 
 
+def without_warnings() -> warnings.catch_warnings:
+    """For a block in which pictures are read: Pillow's warnings about their metadata are not shown.
+
+    All threads share the filters, so only the thread that starts the others may change them, before and after.
+    """
+    return warnings.catch_warnings(action="ignore")
+
+
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Raise InputError for whatever Pillow raises in the block; its warnings about metadata are not shown."""
+    """Raise InputError for whatever Pillow raises in the block."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -86,10 +102,10 @@ def _readable(path: Path) -> Iterator[None]:
 def _upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says; as it is if the EXIF data cannot be read."""
     try:
-        has_orientation = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # EXIF data is parsed only here, and may be anything
         return image
-    return ImageOps.exif_transpose(image) if has_orientation else image
+    return image if turn is None else image.transpose(turn)
 
 
 def _cut_centre(image: Image.Image) -> Image.Image:
@@ -102,7 +118,9 @@ def _cut_centre(image: Image.Image) -> Image.Image:
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         values = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        grey = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        grey[values == image.info.get("transparency", -1)] = 255  # a PNG may name one value that is transparent
+        return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

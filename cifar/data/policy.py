@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cifar.config.schema import TransformSpec
 from cifar.data.transforms import Draws, Transform, alternating_flip, cut_random_holes, pad, random_crop, random_flip
-from cifar.system.errors import InputError, is_out_of_memory
+from cifar.system.errors import InputError, is_out_of_memory, one_line
 
 if TYPE_CHECKING:
     from albumentations import BasicTransform, Compose
@@ -59,9 +59,10 @@ def build_policy(augment: Sequence[TransformSpec], mean: Sequence[float], size: 
     """The policy that applies the transforms of `augment` in order to a uint8 image (size, size, 3).
 
     Some values of arguments have names: `mean` is the `mean` colour (3,) of [0, 1], `image` is the image's `size`, and
-    BORDER_... and INTER_... are OpenCV's constants. Raises InputError for an unknown transform or argument, or one that
-    does not fit. The policy is tried on a blank image twice, as it is and with every transform applied, to find here
-    what would fail only later, with some image.
+    BORDER_... and INTER_... are OpenCV's constants. A word that the argument itself knows, as `area_for_downscale` of
+    RandomResizedCrop knows `image`, stays that word. Raises InputError for an unknown transform or argument, or one
+    that does not fit. The policy is tried on a blank image twice, as it is and with every transform applied, to find
+    here what would fail only later, with some image.
     """
     names = {"mean": tuple(round(255 * channel) for channel in mean), "image": size}
     transforms = [(step.name, step.arguments) for step in augment]
@@ -110,6 +111,9 @@ def augment_batch(policy: Policy, images: Tensor, index: np.ndarray, key: Sequen
     neither on earlier batches nor on the process that computes it. Raises InputError where the policy does not work.
     """
     seed, epoch, _ = key
+    # NumPy fills up a short seed with zeros: [seed, epoch, 0, 0] is [seed, epoch], by which `epoch_batches` orders the
+    # images. So the first transform of batch 0 shares its random numbers with that order. A change of this would change
+    # the result of every training.
     try:
         for number, transform in enumerate(policy.transforms):
             images = transform(images, Draws(np.random.default_rng([*key, number]), index, epoch, seed))
@@ -157,7 +161,8 @@ def _apply(compose: Compose, image: np.ndarray) -> np.ndarray:
         if is_out_of_memory(error):
             raise
         size = "x".join(map(str, image.shape[:2]))
-        raise InputError(f"augment does not work on a {size} image: {error or type(error).__name__}") from None
+        reason = one_line(error) or type(error).__name__
+        raise InputError(f"augment does not work on a {size} image: {reason}") from None
 
 
 def _always(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -174,11 +179,15 @@ def _build_transform(
         hint = f", did you mean {near[0]}?" if near else ""
         raise InputError(f"{key}.name is {name!r}, which is not an image transform of Albumentations{hint}")
     parameters = inspect.signature(transforms[name]).parameters
-    for argument in arguments:
+    values = {}
+    for argument, value in arguments.items():
         if argument not in parameters:
-            raise InputError(f"{key}.{argument} is not an argument of {name}, which takes {', '.join(parameters)}")
+            known = ", ".join(parameters) or "none"
+            raise InputError(f"{key}.{argument} is not an argument of {name}, which takes {known}")
+        own = str(parameters[argument].annotation)  # such as Literal[None, 'image', 'image_mask']
+        values[argument] = _constant(value, {word: names[word] for word in names if repr(word) not in own})
     try:
-        return transforms[name](**{argument: _constant(value, names) for argument, value in arguments.items()})
+        return transforms[name](**values)
     except Exception as error:  # whatever a transform raises, its arguments are not what it expects
         if is_out_of_memory(error):
             raise
@@ -217,6 +226,6 @@ def _is_colour(fill: Any) -> bool:
 def _reason(error: Exception) -> str:
     """The first complaint of the pydantic error that Albumentations wraps; another error's own words."""
     if not isinstance(error.__cause__, ValidationError):
-        return str(error)
+        return one_line(error) or type(error).__name__
     problem = error.__cause__.errors()[0]
     return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"

@@ -32,7 +32,7 @@ BLOCK = 2**24  # bytes of images that are written at a time
 class Rows:
     """Some of the images of an array (N, S, S, 3), by `index` (M,): read when they are asked for, and not before.
 
-    `rows[key]` is an array of its own, for any `key` that picks from M images.
+    `rows[key]` copies the images that `key`, a slice or an array, picks.
     """
 
     def __init__(self, images: np.ndarray, index: np.ndarray):

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cifar.config.schema import GradCAM
-from cifar.data.pictures import find_pictures, read_picture
+from cifar.data.pictures import find_pictures, read_picture, without_warnings
 from cifar.nn.inference import predict
 from cifar.nn.saved import Model, load_model
 from cifar.results.scores import log_softmax
@@ -74,7 +74,8 @@ def answers(model: Model, files: list[Path]) -> Iterator[Answer]:
     """What the network says of each file, in their order."""
     network = model.network.to(pick_device())
     for start in range(0, len(files), CHUNK):
-        chunk = [_read(file, model.image_size) for file in files[start : start + CHUNK]]
+        with without_warnings():
+            chunk = [_read(file, model.image_size) for file in files[start : start + CHUNK]]
         images = [answer.image for answer in chunk if not answer.problem]
         if images:
             logits = predict(network, np.stack(images), model.statistics)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cifar.system.errors import InputError
+from cifar.system.errors import InputError, one_line
 
 
 def git(*words: str, check: bool = True) -> str:
@@ -74,7 +74,7 @@ def copy_files(name: str, paths: Iterable[str], folder: Path) -> None:
             except FileNotFoundError:
                 raise InputError(f"{path} of {name} is not in DVC's cache; {_way_to_get(name, commit)}") from None
     except (DvcException, OSError) as error:
-        raise InputError(f"the files of {name} cannot be read: {error}") from None
+        raise InputError(f"the files of {name} cannot be read: {one_line(error)}") from None
 
 
 def _way_to_get(name: str, commit: str) -> str:
