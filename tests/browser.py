@@ -69,10 +69,6 @@ class Page:
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=False)["data"]
         path.write_bytes(base64.b64decode(picture))
 
-    def print(self, path: Path) -> None:
-        """Write the page as a PDF."""
-        path.write_bytes(base64.b64decode(self.call("Page.printToPDF", printBackground=False)["data"]))
-
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}

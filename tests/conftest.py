@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browser import Page, browser
 from projects import Project, create
@@ -69,6 +70,13 @@ def tab() -> Iterator[Page]:
     """A tab of a browser."""
     with browser() as tab:
         yield tab
+
+
+@pytest.fixture(autouse=True)
+def _the_same_numbers_for_each_test_in_any_order(request):
+    """A file of tests may draw from a generator of its own, RANDOM."""
+    if hasattr(request.module, "RANDOM"):
+        request.module.RANDOM = np.random.default_rng(0)
 
 
 def group_of(item: pytest.Item) -> str:

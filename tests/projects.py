@@ -1,13 +1,18 @@
-"""A project of a test's own: a Git and DVC repository with this one's code and params for a few images of shapes."""
+"""The pipeline's stages; and a project of a test's own: a Git and DVC repository with this code and a few images."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from cifar.config.params import read_yaml
+
 ROOT = Path(__file__).parents[1]
+STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
+PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 TREE = [
     "stages",
     "cifar",
@@ -57,6 +62,22 @@ if sys.orig_argv[1:2] == ["-m"] and sys.orig_argv[2].startswith("stages."):
                 os.write(log, f"{sys.orig_argv[2][7:]} {path}\\n".encode())
     sys.addaudithook(note)
 """
+
+
+def outputs(stage: str, *kinds: str) -> list[str]:
+    """What the stage writes; with `kinds` (outs, metrics, plots) that of these kinds alone."""
+    entries = [entry for kind in kinds or ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def stages_run(printed: str) -> list[str]:
+    """The stages that `dvc repro` or `dvc exp run` says it ran."""
+    return re.findall(r"^Running stage '(\w+)'", printed, re.MULTILINE)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files in a folder and the folders in it, by their paths."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class Project(NamedTuple):

@@ -11,9 +11,9 @@ from PIL import Image
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split
 from cifar.results.heatmaps import Heatmaps, shown_mistakes
-from cifar.results.predictions import Predictions, find_mistakes
+from cifar.results.predictions import Predictions, confused_pairs, find_mistakes
 from cifar.results.report import Pictures, render
-from cifar.results.scores import expected_calibration_error, reliability
+from cifar.results.scores import class_accuracy, expected_calibration_error, reliability
 from cifar.results.vega import CHARTS, draw
 from cifar.results.written import Run
 from cifar.system.files import write_csv, write_json, write_text
@@ -68,14 +68,9 @@ def make(classes: list[str] = CLASSES, *, tests: int = 200, accuracy: float = 0.
         "plots/evaluate/confusion.csv": pd.DataFrame(
             {"actual": names[labels], "predicted": names[predictions.predicted]}
         ),
-        "plots/evaluate/class_accuracy.csv": pd.DataFrame(
-            {
-                "class": names,
-                "accuracy": [float((predictions.predicted == labels)[labels == k].mean()) for k in range(count)],
-            }
-        ),
+        "plots/evaluate/class_accuracy.csv": pd.DataFrame({"class": names, "accuracy": class_accuracy(logits, labels)}),
         "plots/evaluate/reliability.csv": pd.DataFrame(reliability(logits, labels, bins=15)),
-        "plots/misclassified/confused_pairs.csv": pairs(predictions, classes),
+        "plots/misclassified/confused_pairs.csv": confused_pairs(predictions, classes).head(10),
     }
     twins = {"test_index": [3, 5], "train_index": [7, 0], "bits": [0, 9], "exact": [1, 0]}
     twins |= {"test_label": [classes[3 % count], classes[5 % count]], "train_label": [classes[0], classes[0]]}
@@ -96,18 +91,6 @@ def make(classes: list[str] = CLASSES, *, tests: int = 200, accuracy: float = 0.
         predictions,
         pictures,
     )
-
-
-def pairs(predictions: Predictions, classes: list[str]) -> pd.DataFrame:
-    """The table of the classes most often confused."""
-    wrong = predictions.labels != predictions.predicted
-    table = pd.DataFrame({"actual": predictions.labels[wrong], "predicted": predictions.predicted[wrong]})
-    counts = table.groupby(["actual", "predicted"]).size().sort_values(ascending=False, kind="stable").head(10)
-    of = np.bincount(predictions.labels)
-    rows = [
-        (f"{classes[a]} as {classes[b]}", classes[a], classes[b], images, of[a]) for (a, b), images in counts.items()
-    ]
-    return pd.DataFrame(rows, columns=["pair", "actual", "predicted", "images", "of"])
 
 
 def page_of(run: Run, *arguments) -> str:

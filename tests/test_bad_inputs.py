@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from damage import Evil
 from dvc.utils.hydra import apply_overrides
+from projects import contents
 from safetensors.numpy import load_file, save_file
 from specs import AIRNET, CIFAR
 
@@ -117,6 +119,11 @@ def array(change: Callable[[np.ndarray], np.ndarray]) -> Damage:
     return write
 
 
+def no_images(path: Path) -> None:
+    for array_path in path, path.with_name("train_labels.npy"):
+        array(lambda x: x[:0])(array_path)
+
+
 def entries(change: Callable[[dict], dict]) -> Damage:
     """Other values in a JSON file, which need not be valid."""
 
@@ -152,11 +159,6 @@ def logits(change: Callable[[dict], dict]) -> Damage:
     return write
 
 
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
-
-
 def put(key: str, value: object) -> Callable[[dict], dict]:
     return lambda values: values | {key: value}
 
@@ -166,18 +168,22 @@ SPEC = AIRNET.model_dump()
 CHANNELS = ("red", "green", "blue")
 MISTAKES = "data/misclassified.csv"
 CARD, WEIGHTS, PREDICTIONS = "models/model.json", "models/model.safetensors", "data/predictions.npz"
+NINE = "holds float32 9 x 10, uint8 9, uint8 9, which does not fit the 50 test images of 10 classes; run `dvc repro`"
+LORRY = "class 9 of the model is lorry, class 9 of the data set is triangle; run `dvc repro train`"
 WRONG = [
     # stage, input, what happens to it, what is said
-    ("stats", IMAGES, gone, f"{IMAGES} is missing; run `dvc repro`"),
+    ("stats", IMAGES, gone, f"{IMAGES} is missing; run `dvc repro`, which runs the stage that writes it first"),
     ("stats", IMAGES, cut, "is not a whole .npy array; delete it"),
     ("stats", IMAGES, flipped, f"or {SUMS} is damaged: the SHA-256 differs"),
     ("stats", IMAGES, content(b"<html>"), "is not a whole .npy array; delete it"),
     ("stats", IMAGES, content(pickle.dumps(Evil())), "is not a whole .npy array; delete it"),
     ("stats", IMAGES, folder, f"{IMAGES}: Is a directory"),
     ("stats", IMAGES, array(lambda x: x.astype(np.float32)), "holds float32 60 x 32 x 32 x 3, expected"),
-    ("stats", IMAGES, array(lambda x: x.transpose(0, 3, 1, 2)), "holds uint8 60 x 3 x 32 x 32, expected"),
+    ("stats", IMAGES, array(lambda x: x.transpose(0, 3, 1, 2)), "60 x 3 x 32 x 32, expected uint8 N x N x N x 3"),
     ("stats", IMAGES, array(lambda x: x[..., :1]), "holds uint8 60 x 32 x 32 x 1, expected"),
-    ("stats", IMAGES, array(lambda x: x[:, :28]), "holds images of 28 x 32 pixels, expected"),
+    ("stats", IMAGES, array(lambda x: x[:, :28]), "holds images of 28 x 32 pixels, expected squares of 16 to 256"),
+    ("stats", IMAGES, array(lambda x: x[:, :8, :8]), "holds images of 8 x 8 pixels, expected squares of 16 to 256"),
+    ("stats", IMAGES, no_images, f"{IMAGES} holds no image; delete data/dataset and run `make repro`"),
     ("stats", IMAGES, array(lambda x: x[:50]), "holds uint8 60, expected uint8 50"),
     ("stats", LABELS, flipped, f"or {SUMS} is damaged: the SHA-256 differs"),
     ("stats", LABELS, array(lambda x: x + 7), "holds label 16, expected 0 to 9"),
@@ -189,6 +195,7 @@ WRONG = [
     ("stats", "data/dataset/classes.txt", cut, "train_labels.npy holds label 9, expected 0 to 8"),
     ("stats", "data/dataset/classes.txt", content(b"one\n" * 10), "holds 10 names, 1 different"),
     ("stats", "data/dataset/classes.txt", content(b"\xff"), "holds 0 names, 0 different"),
+    ("stats", "data/dataset/classes.txt", content(b"cat\n\x1b[31m\n"), "holds a class named '\\x1b[31m'"),
     ("lr_find", "metrics/stats.json", gone, "metrics/stats.json is missing"),
     ("lr_find", "metrics/stats.json", cut, "metrics/stats.json is not valid JSON"),
     ("lr_find", "metrics/stats.json", content(b"[]"), "metrics/stats.json holds list, expected an object"),
@@ -197,9 +204,11 @@ WRONG = [
     ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 1e-300))), "std.red: input should"),
     ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, True))), "mean.red: input should"),
     ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, "0.5"))), "mean.red: input should"),
+    ("lr_find", "metrics/stats.json", entries(put("mean", dict.fromkeys(CHANNELS, 125))), "mean.red: input should"),
     ("lr_find", "metrics/stats.json", entries(put("std", dict.fromkeys(CHANNELS, 10**400))), "std.red: input should"),
     ("lr_find", "metrics/stats.json", entries(put("std", [0.2, 0.2, 0.2])), "stats.json is damaged, std: input should"),
     ("lr_find", "metrics/stats.json", entries(put("mean", {"red": float("nan")})), "is not valid JSON"),
+    ("train", "data/dataset/classes.txt", gone, "classes.txt is missing"),
     ("train", "metrics/lr_find.json", gone, "metrics/lr_find.json is missing"),
     ("train", "metrics/lr_find.json", content(b'{"steps": 3}'), "the range test suggests no learning rate"),
     ("train", "metrics/lr_find.json", entries(put("lr_max", "0.1")), "damaged, lr_max: input should be a valid number"),
@@ -221,6 +230,7 @@ WRONG = [
     ("evaluate", CARD, gone, f"{CARD} is missing"),
     ("evaluate", CARD, cut, f"{CARD} is not valid JSON"),
     ("evaluate", CARD, entries(put("network", {"name": "vgg"})), f"{CARD} is damaged, network: input tag 'vgg'"),
+    ("evaluate", CARD, entries(put("network", {"name": "custom_resnet"})), "logit_scale: field required; delete it"),
     ("evaluate", CARD, entries(put("network", None)), f"{CARD} is damaged, network: input should"),
     ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": "0.125"})), "logit_scale: input should"),
     ("evaluate", CARD, entries(put("network", SPEC | {"logit_scale": [1]})), "logit_scale: input should"),
@@ -238,19 +248,23 @@ WRONG = [
     ("evaluate", CARD, entries(put("classes", [1] * 10)), f"{CARD} is damaged, classes.0: input should be a valid"),
     ("evaluate", CARD, entries(put("classes", ["cat"])), "classes: list should have at least 2"),
     ("evaluate", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
+    ("evaluate", "data/dataset/test_images.npy", gone, "data/dataset/test_images.npy is missing"),
     ("evaluate", "data/dataset/test_images.npy", flipped, "or data/dataset/test.sha256 is damaged"),
     ("evaluate", "data/duplicates.csv", gone, "data/duplicates.csv is missing"),
     ("evaluate", "data/duplicates.csv", content(b"test_index\ncat\n"), "data/duplicates.csv is damaged"),
+    ("misclassified", "data/dataset/classes.txt", gone, "data/dataset/classes.txt is missing"),
     ("misclassified", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
     ("misclassified", PREDICTIONS, cut, f"{PREDICTIONS} is damaged"),
     ("misclassified", PREDICTIONS, flipped, f"{PREDICTIONS} is damaged"),
     ("misclassified", PREDICTIONS, content(pickle.dumps(Evil())), f"{PREDICTIONS} is damaged"),
     ("misclassified", PREDICTIONS, logits(lambda p: p | {"logits": p["logits"] * np.nan}), "are not finite"),
     ("misclassified", PREDICTIONS, logits(lambda p: p | {"labels": 9 - p["labels"]}), "labels of other test images"),
-    ("misclassified", PREDICTIONS, logits(lambda p: {name: x[:9] for name, x in p.items()}), "does not fit the 50"),
+    ("misclassified", PREDICTIONS, logits(lambda p: {name: x[:9] for name, x in p.items()}), NINE),
     ("misclassified", PREDICTIONS, logits(lambda p: p | {"logits": -p["logits"]}), "that do not match its logits"),
     ("gradcam", MISTAKES, gone, f"{MISTAKES} is missing"),
     ("gradcam", MISTAKES, content(b""), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label\n1,0\n"), f"{MISTAKES} is damaged"),
+    ("gradcam", MISTAKES, content(b"index,label,predicted\n1.5,0,1\n"), f"{MISTAKES} is damaged"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n50,0,1\n"), "belongs to other predictions"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n-1,0,1\n"), "belongs to other predictions"),
     ("gradcam", MISTAKES, content(b"index,label,predicted\n0,0,cat\n"), f"{MISTAKES} is damaged"),
@@ -258,6 +272,9 @@ WRONG = [
     ("export", CARD, entries(put("classes", list("abcdefghij"))), "class 0 of the model is a, class 0 of"),
     ("export", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
     ("gradcam", WEIGHTS, flipped, f"{WEIGHTS} is damaged or from another training"),
+    ("gradcam", CARD, gone, f"{CARD} is missing"),
+    ("gradcam", CARD, entries(lambda card: card | {"classes": [*card["classes"][:9], "lorry"]}), LORRY),
+    ("gradcam", PREDICTIONS, gone, f"{PREDICTIONS} is missing"),
     ("report", CARD, entries(lambda card: {"classes": card["classes"]}), f"{CARD} is damaged, network: field required"),
     ("report", CARD, entries(put("classes", list("abcdefghij"))), f"{CARD} names other classes than the data set"),
     ("report", "models/summary.txt", gone, "models/summary.txt is missing"),
@@ -299,10 +316,6 @@ def test_the_range_test_warns_in_terminal_and_chart_where_the_loss_still_falls(
     warnings = capsys.readouterr().err.splitlines()
     assert [line.startswith("warning: lr_max ") for line in warnings] == [True] * warned
     assert warnings == [f"warning: {drawn[3]}" for drawn in drawings if drawn[3]]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def end(stage: str, capsys) -> str:

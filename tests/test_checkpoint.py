@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import Evil
 from specs import AIRNET, GREY, trainer_spec
 
 from cifar.config.fingerprint import fingerprint
@@ -62,11 +63,6 @@ def test_a_damaged_one_is_set_aside_for_the_one_before(root, damage, capsys):
     assert checkpoints.load()["history"][0]["epoch"] == 1
     assert "damaged" in capsys.readouterr().err
     assert newest.with_suffix(".damaged").exists()
-
-
-class Evil:
-    def __reduce__(self):
-        return os.mkdir, ("executed",)
 
 
 def saved(value: object) -> bytes:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pixels import place_of, read_png
 from specs import AIRNET, CIFAR
 
 from cifar.__main__ import main
@@ -153,11 +154,9 @@ def test_pictures_beyond_one_chunk_keep_their_order(model, folder):
 def test_a_sheet_shows_each_picture_beside_its_heatmap(model, folder, monkeypatch, capsys):
     assert call(monkeypatch, "photos", "--heatmap", "sheet.png") == 0
     assert capsys.readouterr().err == "written: sheet.png\n"
-    sheet = np.asarray(Image.open("sheet.png").convert("RGB")).astype(int)
+    sheet = read_png("sheet.png")
     for pixels in pictures().values():
-        enlarged = pixels.repeat(4, axis=0).repeat(4, axis=1)  # of 32 pixels 128
-        starts = np.argwhere((sheet[:, :, :] == enlarged[0, 0]).all(axis=2))
-        (y, x), *_ = [(y, x) for y, x in starts if np.array_equal(sheet[y : y + 128, x : x + 128], enlarged)]
+        y, x = place_of(pixels, sheet)
         heatmap = sheet[y : y + 128, x + 132 : x + 260]
         best = torch.tensor([list(model.classes).index(next(iter(expected(model, pixels))))])
         inputs = normalise(torch.from_numpy(pixels[None]), model.statistics)
@@ -184,7 +183,7 @@ def test_what_it_needs_is_asked_for_in_one_line_before_any_work(folder, monkeypa
 def test_a_picture_is_not_replaced_by_its_heatmap(folder, monkeypatch, capsys):
     before = (folder / "photos/a.png").read_bytes()
     assert call(monkeypatch, "photos", "--heatmap", "photos/deeper/../a.png") == 1
-    said = "error: --heatmap photos/deeper/../a.png is one of the pictures; name another file\n"
+    said = "error: --heatmap photos/deeper/../a.png is among the pictures to classify; name a file elsewhere\n"
     assert capsys.readouterr() == ("", said)
     assert (folder / "photos/a.png").read_bytes() == before
 

@@ -13,14 +13,12 @@ from pathlib import Path
 import pytest
 from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import modify_yaml
+from projects import PIPELINE, ROOT, STAGES, outputs
 
 from cifar.config.params import Declared, check_params, load_params, read_yaml
 from cifar.config.schema import Params
 from cifar.results.vega import CHARTS
 
-ROOT = Path(__file__).parents[1]
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
-PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 CODE = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
@@ -64,11 +62,6 @@ def closure(path: Path) -> set[Path]:
 def is_code(dep: str) -> bool:
     """Is it a file of the project, not one that a stage makes?"""
     return dep.startswith((".dvc/", "cifar/", "stages/"))
-
-
-def outputs(stage: str) -> list[str]:
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
-    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
 
 
 def test_every_stage_is_a_file_and_an_entry_of_dvc_yaml_in_reading_order():

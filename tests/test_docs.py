@@ -13,6 +13,7 @@ import pytest
 import torch
 from dvc.cli.parser import get_main_parser
 from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+from projects import PIPELINE, ROOT, outputs
 from specs import CIFAR
 
 from cifar.__main__ import parse as parse_cifar
@@ -21,13 +22,11 @@ from cifar.nn.networks import build_network
 from cifar.system.errors import InputError
 from recipes.__main__ import parse
 
-ROOT = Path(__file__).parents[1]
 TRACKED = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True)
 DOCUMENTS = sorted(ROOT / name for name in TRACKED.stdout.split())
 README = (ROOT / "README.md").read_text()
 LAYOUT = (ROOT / "docs/layout.md").read_text()
 RESULTS = (ROOT / "docs/results.md").read_text()
-PIPELINE = read_yaml(ROOT / "dvc.yaml")["stages"]
 RECIPES = sorted(path.stem for path in ROOT.glob("recipes/*.yaml"))
 
 over_documents = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
@@ -55,11 +54,6 @@ def rows(text: str, heading: str) -> list[list[str]]:
     section = text.split(f"\n{heading}\n")[1].split("\n#")[0]
     lines = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")]
     return [[cell.strip(" `") for cell in line] for line in lines if not line[0].startswith("---")]
-
-
-def outputs(stage: str) -> set[str]:
-    entries = [entry for kind in ("outs", "metrics", "plots") for entry in PIPELINE[stage].get(kind, [])]
-    return {next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries}
 
 
 def test_readme_has_at_most_120_lines_and_a_picture_clone_and_demo_in_the_first_40():

@@ -12,12 +12,6 @@ from cifar.system.errors import InputError
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _the_same_numbers_for_each_test_in_any_order():
-    global RANDOM
-    RANDOM = np.random.default_rng(0)
-
-
 def landscapes(count: int, size: int) -> np.ndarray:
     """Images uint8 (count, size, size, 3) of blurred noise, from bright to dark."""
     coarse = RANDOM.uniform(20, 235, (count, 5, 5, 3))

@@ -25,12 +25,6 @@ ROOT = Path(__file__).parents[1]
 RANDOM = np.random.default_rng(0)
 
 
-@pytest.fixture(autouse=True)
-def _the_same_numbers_for_each_test_in_any_order():
-    global RANDOM
-    RANDOM = np.random.default_rng(0)
-
-
 def colour(path: Path) -> tuple[int, int, int]:
     """A colour that tells the file's picture from others."""
     return tuple(hashlib.sha256(path.name.encode() + path.parent.name.encode()).digest()[:3])
@@ -130,7 +124,7 @@ def link(path: str):
     [
         (shutil.rmtree, r"is missing; put pictures into \S+/<class>/"),
         (empty, "has no folders of pictures; put pictures into .*only what was added by `dvc add`"),
-        (add("one.png"), "one.png is in no class's folder; move it into one or delete it"),
+        (add("one.png"), "one.png is in no class's folder; move it into one, or out of"),
         (touch("notes.txt"), "notes.txt is in no class's folder"),
         (make("c"), "/c holds no picture; add some or delete it"),
         (add("c/1.png"), "/c has one picture, at least two are needed"),
@@ -164,7 +158,7 @@ def test_training_and_test_folders_in_disorder_are_one_line(tmp_path):
     assert listed(tmp_path).classes == ["a", "b"]
     for name in ("stray.png", "train/stray.png"):
         draw(tmp_path / name)
-        with pytest.raises(InputError, match=f"/{name} is in no class's folder; move it into one or delete it"):
+        with pytest.raises(InputError, match=f"/{name} is in no class's folder; move it into one, or out of"):
             listed(tmp_path)
         (tmp_path / name).unlink()
     (tmp_path / "test").rename(tmp_path.with_name("elsewhere"))

@@ -1,12 +1,11 @@
 """Damaged files, at random: each loader accepts what it reads or explains in one line what is wrong with it.
 
-FUZZ=20000 sets the number of damaged files for all loaders together; every case can be repeated by its number.
+FUZZ=20000 tries as many damaged files on each loader; the suite tries 200. Every case can be repeated by its number.
+Damaged answers of servers are in test_mirrors.py.
 """
 
 import io
 import json
-import os
-import random
 import time
 import warnings
 from collections.abc import Callable
@@ -15,10 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import FUZZ, damaged
 from specs import AIRNET, CIFAR, GREY
+from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, pack, publish, put
 
 from cifar.config.params import check_params, read_section, read_yaml
-from cifar.data.splits import load_classes, load_statistics, save_classes
+from cifar.data.archive import find_dataset, load_archive
+from cifar.data.download import Unusable
+from cifar.data.splits import Split, load_classes, load_split, load_statistics, save_classes, save_split
 from cifar.nn.networks import build_network
 from cifar.nn.saved import Model, load_model, save_model
 from cifar.results.predictions import (
@@ -35,39 +38,9 @@ from cifar.training.checkpoint import parse_checkpoint
 from cifar.training.range_test import Suggestion
 
 ROOT = Path(__file__).parents[1]
-CASES = int(os.environ.get("FUZZ", 400))
 SECONDS = 10  # of processor time for one file
+HEADER = 128  # bytes of a .npy file before its numbers
 LABELS = np.arange(6, dtype=np.uint8)
-TOKENS = [
-    *(b"&a ", b"*a", b"<<: *a\n", b"!!bool maybe", b"!!int x", b"!!float x", b"!!timestamp x", b"!!binary x"),
-    *(b"!!set ", b"!!omap ", b"!!pairs ", b"!!null x", b"!x ", b"? ", b"- ", b": ", b"{", b"}", b"[", b"]", b"'", b'"'),
-    *(b"|\n", b">\n", b"#", b"%YAML 9.9\n", b"---\n", b"...\n", b"\t", b"\0", b"\x1b[31m", b"\xff", b"\xef\xbb\xbf"),
-    *(b"~", b".nan", b"-.inf", b"1e999", b"0x" + b"f" * 9000, b"9" * 5000, b"1" * 400, b"0o7", b"2026-11-22"),
-    *(b"12:30:45", b'"\\e[31m"'),
-]  # fmt: skip
-
-
-def damaged(content: bytes, draw: random.Random) -> bytes:
-    """`content` with up to four faults: a bit flipped, a piece cut or repeated, a token put in, the end cut off."""
-    for _ in range(draw.randint(1, 4)):
-        a, b = sorted(draw.choices(range(len(content) + 1), k=2))
-        b = min(b, a + draw.choice([1, 2, 8, 60]))
-        match draw.randrange(7):
-            case 0 | 1 if content:
-                place = draw.randrange(min(len(content), draw.choice([200, len(content)])))
-                flipped = content[place] ^ (1 << draw.randrange(8))
-                content = content[:place] + bytes([flipped]) + content[place + 1 :]
-            case 2:
-                content = content[:a] + content[b:]
-            case 3:
-                content = content[:a] + content[a:b] * draw.choice([2, 3, 50]) + content[b:]
-            case 4:
-                content = content[:a] + draw.choice(TOKENS) + content[b:]
-            case 5:
-                content = content[:a]
-            case _:
-                content = content[:a] + draw.randbytes(draw.choice([1, 4, 30])) + content[b:]
-    return content
 
 
 def whole_params(path: Path) -> Callable[[], object]:
@@ -168,8 +141,8 @@ def test_a_damaged_file_is_read_or_explained_in_one_line(name, tmp_path):
     content, refused = path.read_bytes(), 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for case in range(CASES // len(LOADERS)):
-            path.write_bytes(damaged(content, random.Random(f"{name} {case}")))
+        for case, new in enumerate(damaged(np.random.default_rng([*name.encode()]), [content], FUZZ)):
+            path.write_bytes(new)
             began = time.process_time()
             try:
                 load()
@@ -180,5 +153,53 @@ def test_a_damaged_file_is_read_or_explained_in_one_line(name, tmp_path):
             except Exception as error:
                 raise AssertionError(f"case {case}: {error!r}") from error
             assert time.process_time() - began < SECONDS, case
-    print(f"{name}: {refused} of {CASES // len(LOADERS)} damaged files refused")
-    assert refused > CASES // len(LOADERS) / 2
+    print(f"{name}: {refused} of {FUZZ} damaged files refused")
+    assert refused > FUZZ / 2
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A whole data set of 20 images."""
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20, dtype=np.uint8) % 10
+    save_split("train", Split(images, labels), tmp_path)
+    save_classes(list("abcdefghij"), tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("train_images.npy", HEADER), ("train_labels.npy", HEADER), ("train.sha256", 0)]
+)
+def test_a_damaged_split_is_one_line_that_names_the_file(folder, name, start):
+    whole = (folder / name).read_bytes()
+    for number, content in enumerate(damaged(np.random.default_rng(1), [whole[start:]], FUZZ)):
+        (folder / name).write_bytes(whole[:start] + content)
+        try:
+            split = load_split("train", folder)
+        except InputError as error:
+            assert str(folder) in str(error) and str(error).isprintable(), number
+        else:  # the damage is outside the lines that count
+            assert name == "train.sha256" and split.labels.tolist() == [*range(10)] * 2, number
+
+
+def test_damaged_batches_are_never_unpickled(tmp_path, monkeypatch):
+    monkeypatch.setattr("cifar.data.archive.pickle.loads", lambda *_, **__: pytest.fail("unpickled"))
+    put(tmp_path, FILES)
+    for number, content in enumerate(damaged(np.random.default_rng(3), [FILES["test_batch"]], FUZZ)):
+        (tmp_path / TINY.folder / "test_batch").write_bytes(content)
+        with pytest.raises(InputError, match="test_batch has [0-9]+ bytes with md5") as caught:
+            find_dataset(tmp_path, None, [], published=TINY)
+        assert str(caught.value).isprintable(), number
+
+
+def test_a_damaged_archive_is_unusable_even_where_its_md5_is_right(tmp_path):
+    path = tmp_path / TINY.archive
+    small = {name: content[:3000] for name, content in FILES.items()}
+    for number, content in enumerate(damaged(np.random.default_rng(4), [ARCHIVE, pack(small)], FUZZ)):
+        path.write_bytes(content)
+        try:
+            found = load_archive(path, publish(FILES, content))
+        except Unusable as error:
+            assert "\n" not in str(error), number
+        else:
+            assert_is_tiny(found)

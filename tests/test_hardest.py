@@ -23,12 +23,6 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (20, 32, 32, 3), np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def _the_same_numbers_for_each_test_in_any_order():
-    global RANDOM
-    RANDOM = np.random.default_rng(0)
-
-
 def same(one: Batch, other: Batch) -> bool:
     return all(map(torch.equal, one, other))
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
-from projects import Project
+from projects import STAGES, Project
 
 KILLS = int(os.environ.get("KILLS", 0))
 pytestmark = pytest.mark.skipif(KILLS == 0, reason="KILLS, how often to kill it, is not set")
@@ -26,7 +26,6 @@ ELSEWHERE = {  # what must not decide anything
     "TERM": "dumb",
 }
 LONGEST = 6.0  # seconds from the start of a stage to its end
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
 
 
 def start(project: Project) -> psutil.Popen:

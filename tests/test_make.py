@@ -8,12 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+from projects import ROOT, contents
 
 
 @pytest.fixture
@@ -52,14 +47,14 @@ def refused(ended: subprocess.CompletedProcess) -> str:
     "name", [".demo", "docs 2", "a'b", 'a"b', "a;touch hit", "$(touch hit)", "a$b", "-rf", "`touch hit`"]
 )
 def test_a_demos_folder_may_have_any_name_and_its_params_any_path(checkout, name):
-    before = files(checkout)
+    before = contents(checkout)
     params = f"my {name}.yaml"
     shutil.copyfile("recipes/demo.yaml", params)
     for _ in range(2):  # into an empty folder, and again
         ended = make("demo", f"DEMO={name}", f"PARAMS={params}")
         assert ended.returncode == 0, ended.stderr
         assert f"in {checkout / name} make demo" in ended.stdout and ended.stdout.endswith(f"\n{name}\n")
-    made = files(checkout / name)
+    made = contents(checkout / name)
     assert made["params.yaml"] == (ROOT / "recipes/demo.yaml").read_bytes()
     assert {
         "stages/train.py",
@@ -68,7 +63,7 @@ def test_a_demos_folder_may_have_any_name_and_its_params_any_path(checkout, name
         ".dvc/config",
         ".dvc/plots/bars.json",
     } <= made.keys()
-    after = {path: content for path, content in files(checkout).items() if not path.startswith(name + "/")}
+    after = {path: content for path, content in contents(checkout).items() if not path.startswith(name + "/")}
     assert after == before | {params: made["params.yaml"]}
 
 
@@ -109,9 +104,9 @@ def test_a_demos_own_params_may_be_its_params(checkout):
 ])  # fmt: skip
 def test_a_folder_that_no_demo_made_is_refused_and_nothing_in_it_changes(checkout, name, words):
     Path("link").symlink_to(".")
-    before = files(checkout)
+    before = contents(checkout)
     assert words in refused(make("demo", f"DEMO={name}"))
-    assert files(checkout) == before
+    assert contents(checkout) == before
 
 
 @pytest.mark.parametrize("inner", ["stages", "cifar", ".dvc", ".dvc/config.local", "params.yaml"])
@@ -122,9 +117,9 @@ def test_a_demo_with_links_into_the_checkout_is_refused(checkout, inner):
         (checkout / ".dvc/config.local").write_bytes(Path(".demo/.dvc/config.local").read_bytes())
     shutil.rmtree(demo) if demo.is_dir() else demo.unlink()
     demo.symlink_to(target)
-    before = files(checkout)
+    before = contents(checkout)
     assert "is a symbolic link, which no demo makes" in refused(make("demo"))
-    assert files(checkout) == before
+    assert contents(checkout) == before
 
 
 def test_params_that_are_not_there_are_one_line(checkout):

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from damage import FUZZ, damaged
-from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, contents, md5, pack, put
+from projects import contents
+from tiny import ARCHIVE, FILES, TINY, assert_is_tiny, md5, pack, put
 
 from cifar.data import archive, download
 from cifar.data.archive import find_dataset

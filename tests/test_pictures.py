@@ -18,12 +18,6 @@ LOSSLESS = {"a.png": {}, "a.bmp": {}, "a.tiff": {}, "a.TIF": {"compression": "ti
 FORMATS = [*LOSSLESS, "a.jpg", "a.gif"]
 
 
-@pytest.fixture(autouse=True)
-def _the_same_numbers_for_each_test_in_any_order():
-    global RANDOM
-    RANDOM = np.random.default_rng(0)
-
-
 def png(*chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + chunk(b"IEND", b"")
 

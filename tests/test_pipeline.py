@@ -10,36 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from dvc.utils.hydra import apply_overrides
-from projects import Project
+from projects import PIPELINE, ROOT, STAGES, Project, outputs, stages_run
 from safetensors.numpy import load_file
 
 from cifar.config.params import read_yaml
-from cifar.system.stage import run
 
-ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-STAGES = ["download", "stats", "lr_find", "train", "evaluate", "misclassified", "gradcam", "export", "report"]
 
 
-def stages_run(printed: str) -> list[str]:
-    return [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
-
-
-def outputs(kind: str) -> list[str]:
-    return [name for stage in STAGES for name in outputs_of(stage, kind)]
-
-
-def outputs_of(stage: str, *kinds: str) -> list[str]:
-    declared = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
-    entries = [entry for kind in kinds or ("outs", "metrics", "plots") for entry in declared.get(kind, [])]
-    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+def outputs_of_all(kind: str) -> list[str]:
+    return [name for stage in STAGES for name in outputs(stage, kind)]
 
 
 def test_one_command_runs_every_stage_in_reading_order(first_run):
@@ -53,7 +39,7 @@ def test_git_holds_no_picture_of_the_data_set_and_no_large_file(project):
     ]
     large = {name for name in tracked if (project.folder / name).stat().st_size > 300_000}
     assert large == {".dvc/page.html"}  # with Vega in it
-    assert {*outputs("metrics"), "dvc.lock", "plots/train/history.csv"} <= set(tracked)
+    assert {*outputs_of_all("metrics"), "dvc.lock", "plots/train/history.csv"} <= set(tracked)
     assert project.git("status", "--porcelain") == ""
 
 
@@ -94,7 +80,7 @@ def test_the_artifacts_are_as_the_contract_says(project):
     ]  # fmt: skip
     weights = load_file(project.folder / "models/model.safetensors")
     assert sum(value.size for name, value in weights.items() if "running" not in name and value.ndim) == 6_574_090
-    for name in outputs("plots"):
+    for name in outputs_of_all("plots"):
         if name.endswith(".png"):
             assert (project.folder / name).read_bytes().startswith(b"\x89PNG")
 
@@ -120,7 +106,7 @@ def test_metrics_are_small_and_hold_finite_numbers(project):
             for leaf in (leaves(value) if isinstance(value, dict) else [(key, value)])
         ]
 
-    for name in outputs("metrics"):
+    for name in outputs_of_all("metrics"):
         text = (project.folder / name).read_text()
         numbers = [value for _, value in leaves(json.loads(text))]
         assert len(text) < 2000 and numbers
@@ -130,11 +116,11 @@ def test_metrics_are_small_and_hold_finite_numbers(project):
 def test_each_stage_reads_the_artifacts_that_it_declares_and_no_others(project):
     lines = set(Path(project.environment["READS_LOG"]).read_text().splitlines())
     for stage in STAGES:
-        declared = read_yaml(ROOT / "dvc.yaml")["stages"][stage]
+        declared = PIPELINE[stage]
         code = {dep for dep in declared["deps"] if dep.startswith((".dvc/", "cifar/", "stages/"))}
         deps = set(declared["deps"]) - code
         read = {line.split(" ", 1)[1] for line in lines if line.startswith(f"{stage} ")}
-        own = (".checkpoints", *outputs_of(stage))
+        own = (".checkpoints", *outputs(stage))
         read = {path for path in read if not path.startswith(own)}
         artifacts = {path for path in read if path.startswith(("data/", "models/", "metrics/", "plots/"))}
         assert {path for path in artifacts if not any(f"{path}/".startswith(f"{dep}/") for dep in deps)} == set(), stage
@@ -282,7 +268,7 @@ def plain_clone(project, tmp_path_factory) -> Project:
 
 def test_a_plain_clone_shows_metrics_and_charts_without_the_image_sheets(plain_clone):
     metrics = json.loads(plain_clone.dvc("metrics", "show", "--json"))[""]["data"]
-    assert set(metrics) == set(outputs("metrics"))
+    assert set(metrics) == set(outputs_of_all("metrics"))
     page = drawn(plain_clone, "show")
     assert all(f'"text": "{title}"' in page for title in CHARTS)
 
@@ -304,20 +290,6 @@ def test_make_fresh_passes_in_a_plain_clone_until_a_param_or_the_code_changes(pl
     (plain_clone.folder / "dvc.lock").unlink()
     assert stale() == f"stale: {' '.join(STAGES)}"
     plain_clone.git("checkout", "--quiet", "dvc.lock")
-
-
-@pytest.mark.parametrize(
-    ("stage", "missing"), [("stats", "data/dataset/classes.txt"), ("train", "data/dataset/classes.txt")]
-)
-def test_a_stage_without_its_input_says_so_in_one_line(plain_clone, monkeypatch, capsys, stage, missing):
-    monkeypatch.chdir(plain_clone.folder)
-    with pytest.raises(SystemExit) as stop:
-        run(import_module(f"stages.{stage}").main)
-    assert stop.value.code == 1
-    assert (
-        capsys.readouterr().err
-        == f"error: {missing} is missing; run `dvc repro`, which runs the stage that writes it first\n"
-    )
 
 
 def test_a_wrong_param_stops_dvc_repro_before_any_work(plain_clone):

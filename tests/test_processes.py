@@ -1,7 +1,4 @@
-"""Several processes share a stage: the same bytes for any number of them, whatever happens to them.
-
-SHARED_KILLS says how many random kills to try, 3 without it.
-"""
+"""Several processes share a stage: the same bytes for any number of them, whatever happens to them."""
 
 import hashlib
 import os
@@ -27,7 +24,7 @@ from cifar.system.errors import InputError
 from cifar.system.launch import launch
 from cifar.system.machines import meeting_point
 
-KILLS = int(os.environ.get("SHARED_KILLS", 3))
+KILLS = 3  # how many at random
 LONGEST = 8.0  # seconds from the start of a shared training to its end
 RESULTS = {
     "lr_find": ["metrics/lr_find.json", "plots/lr_find/curve.csv"],

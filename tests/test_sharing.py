@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from projects import Project
+from projects import ROOT, Project, stages_run
 
-ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/sharing.md").read_text()
 SET_UP = "make .venv/ready\nsource .venv/bin/activate\n"
 MODEL = {"model.json", "model.onnx", "model.safetensors", "summary.txt"}
@@ -30,10 +29,6 @@ def do(project: Project, script: str, home: Path) -> str:
     ended = project.call("sh", "-ec", script)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
-
-
-def stages_run(printed: str) -> list[str]:
-    return re.findall(r"^Running stage '(\w+)'", printed, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

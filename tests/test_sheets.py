@@ -1,10 +1,9 @@
 """Sheets of images: every pixel, caption and label is where it belongs, whatever the captions say."""
 
 import matplotlib
-import matplotlib.image
 import numpy as np
 import pytest
-from pixels import MATPLOTLIBRC
+from pixels import MATPLOTLIBRC, read_png
 
 from cifar.results.sheets import draw_sheet
 
@@ -13,10 +12,6 @@ COLOURS = np.array([[230, 30, 30], [20, 200, 40], [30, 60, 240]], dtype=np.uint8
 
 def plain(colours: np.ndarray, width: int = 32) -> np.ndarray:
     return np.broadcast_to(colours[:, None, None], (len(colours), 32, width, 3)).copy()
-
-
-def pixels(path) -> np.ndarray:
-    return np.rint(255 * matplotlib.image.imread(path)[..., :3]).astype(np.uint8)
 
 
 def boxes(sheet: np.ndarray, colour: np.ndarray) -> tuple[int, int, int, int]:
@@ -29,7 +24,7 @@ def boxes(sheet: np.ndarray, colour: np.ndarray) -> tuple[int, int, int, int]:
 
 def test_every_image_stands_whole_in_its_row_and_column(tmp_path):
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 2, "Three", captions=["a", "b", "c"])
-    sheet = pixels(tmp_path / "sheet.png")
+    sheet = read_png(tmp_path / "sheet.png")
     first, second, third = (boxes(sheet, colour) for colour in COLOURS)
     assert {box[2:] for box in (first, second, third)} == {(128, 128)}  # four times 32
     assert first[0] == second[0] and first[1] + 128 < second[1]
@@ -40,7 +35,7 @@ def test_a_pixel_becomes_a_square_of_its_own_colour(tmp_path):
     image = plain(COLOURS[:1])
     image[0, 5, 20] = COLOURS[1]
     draw_sheet(tmp_path / "sheet.png", image, 1, "One")
-    sheet = pixels(tmp_path / "sheet.png")
+    sheet = read_png(tmp_path / "sheet.png")
     top, left, height, width = boxes(sheet, COLOURS[1])
     ys, xs = np.nonzero((sheet == COLOURS[0]).all(axis=2))
     assert (top - ys.min(), left - xs.min(), height, width) == (4 * 5, 4 * 20, 4, 4)
@@ -48,7 +43,7 @@ def test_a_pixel_becomes_a_square_of_its_own_colour(tmp_path):
 
 def test_a_strip_of_panels_keeps_its_width(tmp_path):
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS[:1], width=97), 1, "Strip", captions=["image and two heatmaps"])
-    assert boxes(pixels(tmp_path / "sheet.png"), COLOURS[0])[2:] == (128, 4 * 97)
+    assert boxes(read_png(tmp_path / "sheet.png"), COLOURS[0])[2:] == (128, 4 * 97)
 
 
 def test_captions_and_labels_cover_no_image(tmp_path):
@@ -61,7 +56,7 @@ def test_captions_and_labels_cover_no_image(tmp_path):
         captions=captions,
         row_labels=["automobile", "truck"],
     )
-    sheet = pixels(tmp_path / "sheet.png")
+    sheet = read_png(tmp_path / "sheet.png")
     found = [boxes(sheet, colour) for colour in COLOURS]  # each is whole
     ink = (sheet < 128).all(axis=2)
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -75,7 +70,7 @@ def test_captions_and_labels_cover_no_image(tmp_path):
 
 def test_a_long_title_fills_its_lines_and_stays_inside(tmp_path):
     draw_sheet(tmp_path / "sheet.png", plain(np.repeat(COLOURS, 2, axis=0)), 6, "illicit iliac lilies " * 12)
-    ink = (pixels(tmp_path / "sheet.png") < 128).all(axis=2)
+    ink = (read_png(tmp_path / "sheet.png") < 128).all(axis=2)
     rows = np.flatnonzero(ink.any(axis=1))
     first_line = ink[rows.min() : rows.min() + 12]  # narrow letters: counting them would end it early
     end = np.flatnonzero(first_line.any(axis=0)).max()
@@ -85,7 +80,7 @@ def test_a_long_title_fills_its_lines_and_stays_inside(tmp_path):
 def test_captions_side_by_side_stand_on_the_same_lines(tmp_path):
     captions = ["true: eel\npredicted: frog", "true: eagle\nx", "true: lily\npredicted: cat"]  # an l in each first line
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Three", captions=captions)
-    sheet = pixels(tmp_path / "sheet.png")
+    sheet = read_png(tmp_path / "sheet.png")
     images = [boxes(sheet, colour) for colour in COLOURS]
     inks = [(sheet[top + height :, left : left + width] < 128).all(axis=2) for top, left, height, width in images]
     tops = [np.flatnonzero(ink.any(axis=1)).min() for ink in inks]  # of the l
@@ -96,14 +91,14 @@ def draw_captions(path, *captions: str, **options) -> np.ndarray:
     """A sheet with a white image for each caption, side by side."""
     images = np.full((len(captions), 32, 32, 3), 255, np.uint8)
     draw_sheet(path, images, len(captions), "Title", captions=captions, **options)
-    return pixels(path)
+    return read_png(path)
 
 
 def test_each_line_of_a_caption_has_its_colour(tmp_path):
     images = np.full((2, 32, 32, 3), 255, np.uint8)
     captions, colours = ["one\ntwo\nthree", "one\ntwo\nthree"], ["#1a7f37", "#b3261e"]
     draw_sheet(tmp_path / "sheet.png", images, 2, "Title", captions=captions, caption_colours=colours)
-    sheet = pixels(tmp_path / "sheet.png")
+    sheet = read_png(tmp_path / "sheet.png")
     rows = [np.flatnonzero((sheet == colour).all(axis=2).any(axis=1)) for colour in ([26, 127, 55], [179, 38, 30])]
     black = np.flatnonzero((sheet[100:] == 0).all(axis=2).any(axis=1)) + 100  # the title is above
     assert rows[0].max() < rows[1].min() and rows[1].max() < black.min()
@@ -132,7 +127,7 @@ def test_a_caption_of_40_000_letters_is_shortened(tmp_path):
     long = draw_captions(tmp_path / "sheet.png", "a" * 40_000 + "b", "c")
     assert np.array_equal(long, draw_captions(tmp_path / "sheet.png", "a" * 20 + " ... " + "a" * 19 + "b", "c"))
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS), 3, "Title", row_labels=["a" * 40_000])
-    assert pixels(tmp_path / "sheet.png").shape[1] < 1000
+    assert read_png(tmp_path / "sheet.png").shape[1] < 1000
 
 
 def test_the_same_sheet_has_the_same_bytes_whatever_matplotlibrc_says(tmp_path):
@@ -147,4 +142,4 @@ def test_the_same_sheet_has_the_same_bytes_whatever_matplotlibrc_says(tmp_path):
 @pytest.mark.parametrize("captions", [[], ()])
 def test_a_sheet_without_images_is_its_title(tmp_path, captions):
     draw_sheet(tmp_path / "sheet.png", plain(COLOURS)[:0], 5, "No mistakes", captions=captions)
-    assert (pixels(tmp_path / "sheet.png") < 128).any()
+    assert (read_png(tmp_path / "sheet.png") < 128).any()

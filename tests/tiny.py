@@ -40,10 +40,6 @@ def put(folder: Path, files: dict[str, bytes]) -> None:
         (folder / CIFAR10.folder / name).write_bytes(content)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 CLASSES = [f"class{k}" for k in range(10)]
 RANDOM = np.random.default_rng(0)
 BATCHES = {
