@@ -51,7 +51,7 @@ deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
 	@python .dvc/deps.py
 
 page: .venv/ready ## write the template of the `dvc plots` page, with Vega included
-	@python .dvc/page.py
+	@PYTHONPATH=. python .dvc/page.py
 
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
 fresh: .venv/ready ## check that dvc.lock is up to date with the code and params.yaml

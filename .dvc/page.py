@@ -14,9 +14,10 @@ from pathlib import Path
 
 import vl_convert
 
+from cifar.results.vega import VERSION
+
 HERE = Path(__file__).resolve().parent
 LICENCES = HERE / "vega-licences.txt"
-VEGA_LITE = "5.21"  # the templates are in version 5
 NOT_PUBLISHED = {("robust-predicates", "3.0.0"): "3.0.3"}  # npm has it no more; this one has the same licence
 
 PAGE = """<!doctype html>
@@ -58,7 +59,7 @@ def main() -> None:
 
 def page() -> str:
     """The page with DVC's placeholders; without `{scripts}`, by which DVC would load Vega from the web."""
-    bundle = vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+    bundle = vl_convert.javascript_bundle(vl_version=VERSION)
     return PAGE.replace("LICENCES", LICENCES.read_text(encoding="utf-8")).replace("BUNDLE", bundle)
 
 
@@ -67,7 +68,7 @@ def held_packages() -> dict[str, str]:
     (library,) = Path(vl_convert.__file__).parent.glob("vl_convert.*.so")
     named = re.findall(rb"/npm/((?:@[\w.-]+/)?[\w.-]+)@(\d+\.\d+\.\d+)", library.read_bytes())
     packages = {(name.decode(), version.decode()) for name, version in named}
-    found = {name: version for name, version in packages if name != "vega-lite" or version.startswith(f"{VEGA_LITE}.")}
+    found = {name: version for name, version in packages if name != "vega-lite" or version.startswith(f"{VERSION}.")}
     assert len(found) == len({name for name, _ in packages}), "a package is there in two versions"
     return {name: NOT_PUBLISHED.get((name, version), version) for name, version in sorted(found.items())}
 

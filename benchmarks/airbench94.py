@@ -9,7 +9,6 @@ epochs, in turns in a fresh process; the minutes are what all images of a run ta
 
 import argparse
 import math
-import time
 from collections.abc import Callable
 from itertools import count
 
@@ -17,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.report import STATISTICS, params_of, report, spread, synchronise, turn
-from benchmarks.throughput import WARM_UP, our_training, random_images, use_plain_layers
+from benchmarks.report import STATISTICS, params_of, report, spread, turn
+from benchmarks.throughput import WARM_UP, use_plain_layers
+from benchmarks.training import images_a_second, random_images, training_of
 from cifar.config.schema import IMAGE_SIZE, Lookahead
 from cifar.data.splits import Split
 from cifar.nn.inference import normalise
@@ -36,7 +36,6 @@ LR, DECAY = 11.5 / KILOSTEP, 0.0153 * BATCH / KILOSTEP
 
 def airbench94_training(split: Split) -> Callable[[int], None]:
     """A function that trains for so many steps as one epoch, by airbench94."""
-    prepare(params_of("fast").deterministic)
     device = pick_device()
     precision = pick_precision("auto", device)
     network = airbench94_network().to(device)
@@ -102,14 +101,11 @@ def measure(kind: str, steps: int) -> float:
     """Images a second over `steps` steps, after a warm-up."""
     params = params_of("fast")
     batch = BATCH if kind == "airbench94" else params.batch_size
-    split = random_images(batch * (WARM_UP + steps + 4))  # more than is used: no epoch ends on the clock
-    train = airbench94_training(split) if kind == "airbench94" else our_training(split, params)
+    images = batch * (WARM_UP + steps + 4)  # more than is used: no epoch ends on the clock
+    prepare(params.deterministic)
+    train = airbench94_training(random_images(images)) if kind == "airbench94" else training_of(params, images)
     train(WARM_UP)
-    synchronise()
-    started = time.perf_counter()
-    train(steps)
-    synchronise()
-    return batch * steps / (time.perf_counter() - started)
+    return images_a_second(train, batch, steps)
 
 
 def main() -> None:

@@ -8,20 +8,17 @@ import argparse
 import os
 
 import numpy as np
-import torch
 
 from benchmarks.report import report
 from cifar.config.params import check_params, read_yaml
 from cifar.config.schema import LAYERS
 from cifar.data.shapes import draw_split
 from cifar.data.splits import load_split
-from cifar.nn.inference import normalise, predict
-from cifar.nn.saved import Model, load_model
-from cifar.results.gradcam import CHANNEL_WEIGHTS, heatmaps
+from cifar.nn.inference import predict
+from cifar.nn.saved import load_model
+from cifar.results.gradcam import CHANNEL_WEIGHTS, in_blocks
 from cifar.system.errors import InputError
 from cifar.system.stage import run
-
-BLOCK = 250  # images at a time
 
 
 def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
@@ -29,16 +26,6 @@ def hit_rates(maps: np.ndarray, masks: np.ndarray) -> tuple[float, float]:
     peaks = maps.reshape(len(maps), -1).argmax(axis=1)
     hits = masks.reshape(len(masks), -1)[np.arange(len(maps)), peaks]
     return float(hits.mean()), float(masks.mean())
-
-
-def maps_of(model: Model, images: np.ndarray, layer: str, targets: np.ndarray, *, method: str) -> np.ndarray:
-    """The heatmaps (N, H, W) of uint8 images (N, H, W, 3)."""
-    parts = []
-    for start in range(0, len(images), BLOCK):
-        inputs = normalise(torch.from_numpy(images[start : start + BLOCK]), model.statistics)
-        classes = torch.from_numpy(targets[start : start + BLOCK])
-        parts.append(heatmaps(model.network, inputs, layer, classes, method=method))
-    return np.concatenate(parts)
 
 
 def main() -> None:
@@ -55,7 +42,7 @@ def main() -> None:
     rows = []
     for method in CHANNEL_WEIGHTS:
         for layer in LAYERS[params.model.name]:
-            on_shape, by_chance = hit_rates(maps_of(model, test.images, layer, predicted, method=method), masks)
+            on_shape, by_chance = hit_rates(in_blocks(model, test.images, predicted, layer=layer, method=method), masks)
             rows.append({"method": method, "layer": layer, "on the shape": on_shape, "by chance": by_chance})
     accuracy = float((predicted == test.labels).mean())
     report(__file__, rows, device="cpu", computed_in="float32", images=len(masks), accuracy=accuracy)

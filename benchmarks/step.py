@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import STATISTICS, params_of, report, spread, synchronise
-from benchmarks.throughput import random_images, trainer_of
+from benchmarks.training import random_images, trainer_of
 from cifar.data.batches import feed
 from cifar.data.policy import build_policy
 from cifar.system.device import prepare

@@ -7,11 +7,9 @@ turns in a fresh process: the memory allocator is tuned by process.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from itertools import islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -19,18 +17,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from benchmarks.report import STATISTICS, params_of, report, spread, synchronise, turn
-from cifar.config.schema import IMAGE_SIZE, NoAverage, NoFilter, Params
-from cifar.data.batches import feed
-from cifar.data.policy import build_policy
+from benchmarks.report import STATISTICS, params_of, report, spread, turn
+from benchmarks.training import CLASSES, images_a_second, random_images, training_of
+from cifar.config.schema import IMAGE_SIZE, Params
 from cifar.data.splits import Split
 from cifar.nn.convolutions import Conv3x3
 from cifar.nn.networks import Task, build_network
 from cifar.nn.norms import ActivatedNorm, NormGELU, NormReLU
 from cifar.system.device import pick_device, pick_precision, prepare
-from cifar.training.trainer import Trainer, TrainerSpec, build_loss, build_trainer, train_epoch
+from cifar.training.trainer import build_loss
 
-CLASSES = 10
 RECIPES = "default", "eva4-s8"  # the default network, and ResNet18
 WARM_UP = 2  # steps
 
@@ -97,53 +93,17 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
     return train
 
 
-def trainer_of(params: Params, images: np.ndarray) -> Trainer:
-    """The pipeline's trainer, as stages/train.py builds it, but without an average and a filter."""
-    spec = TrainerSpec(
-        model=params.model, optimizer=params.optimizer, loss=params.loss,
-        average=NoAverage(name="none"), filter=NoFilter(name="none"),
-        regularise=params.regularise, bias_lr_factor=params.bias_lr_factor, l1=params.l1,
-        steps=1, precision=params.precision, compile=params.compile, shards=params.shards, seed=0,
-        classes=CLASSES,
-    )  # fmt: skip
-    return build_trainer(spec, STATISTICS, images)
-
-
-def our_training(split: Split, params: Params) -> Callable[[int], None]:
-    """A function that trains for so many steps, as the pipeline does."""
-    prepare(params.deterministic)
-    policy = build_policy(params.augment, STATISTICS.mean, 32)
-    trainer = trainer_of(params, split.images)
-    trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    batches = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)(0)
-
-    def train(steps: int) -> None:
-        for _ in train_epoch(trainer, islice(batches, steps), [0.01] * steps, [0.9] * steps, first_step=0):
-            pass
-
-    return train
-
-
-def random_images(count: int) -> Split:
-    """Noise: the speed does not depend on what the images show."""
-    random = np.random.default_rng(0)
-    return Split(random.integers(0, 256, (count, 32, 32, 3), np.uint8), random.integers(0, 10, count, np.uint8))
-
-
 def measure(kind: str, recipe: str, steps: int) -> float:
     """Images a second over `steps` steps, after a warm-up: of the plain loop, or of the pipeline in a precision."""
     params = params_of(recipe)
-    split = random_images(params.batch_size * (WARM_UP + steps + 4))  # more than is used: no epoch ends on the clock
+    images = params.batch_size * (WARM_UP + steps + 4)  # more than is used: no epoch ends on the clock
     if kind == "plain":
-        train = plain_training(split, params)
+        train = plain_training(random_images(images), params)
     else:
-        train = our_training(split, params.model_copy(update={"precision": kind}))
+        prepare(params.deterministic)
+        train = training_of(params.model_copy(update={"precision": kind}), images)
     train(WARM_UP)
-    synchronise()
-    started = time.perf_counter()
-    train(steps)
-    synchronise()
-    return params.batch_size * steps / (time.perf_counter() - started)
+    return images_a_second(train, params.batch_size, steps)
 
 
 def main() -> None:

@@ -11,8 +11,6 @@ from cifar.system.stage import run
 
 
 def main() -> None:
-    if sys.stdout:  # None if it is closed (>&-)
-        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     arguments = parse(sys.argv[1:])
     match arguments.command:
         case "predict":

@@ -6,18 +6,17 @@ experiment of the recipe's name, so that `dvc exp show` and `dvc plots diff` com
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cifar.config.params import parse_yaml, read_yaml
+from cifar.results.revisions import git
 from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
 from cifar.system.stage import run
-from recipes.experiments import run_dvc
+from recipes.dvc_commands import run_dvc
 from recipes.values import (
     FOLDER,
     PARAMS,
@@ -35,7 +34,6 @@ COMPARED = "accuracy", "tta_accuracy", "top5_accuracy", "accuracy_without_duplic
 
 
 def main() -> None:
-    sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal does not have
     arguments = parse(sys.argv[1:])
     match arguments.command:
         case "list":
@@ -100,7 +98,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def points(text: str) -> float:
-    """A difference of accuracies, at most all of 1."""
+    """A difference in points, above 0 and at most 100."""
     value = float(text)
     if not 0 < value <= 100:
         raise argparse.ArgumentTypeError(f"{text} must be above 0 and at most 100")
@@ -176,17 +174,14 @@ def committed_params() -> str | None:
 
     Raises InputError with Git's own words when Git does not answer, as in a repository that belongs to another user.
     """
-    listed = git("ls-tree", "HEAD", "--", str(PARAMS))
-    if listed.returncode == 0:
-        return git("show", f"HEAD:./{PARAMS}").stdout if listed.stdout else None
-    if "not a git repository" in listed.stderr or "Not a valid object name HEAD" in listed.stderr:
-        return None
-    raise InputError(f"git cannot tell whether params.yaml is committed: {listed.stderr}")
-
-
-def git(*words: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"LC_ALL": "C"}
-    return subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
+    try:
+        is_committed = bool(git("ls-tree", "HEAD", "--", str(PARAMS)))
+    except InputError as error:
+        if "not a git repository" in str(error) or "Not a valid object name HEAD" in str(error):
+            return None
+        said = str(error).removeprefix("git ls-tree failed: ")
+        raise InputError(f"git cannot tell whether params.yaml is committed: {said}") from None
+    return git("show", f"HEAD:./{PARAMS}") if is_committed else None
 
 
 def run_experiment(name: str, changes: list[str], *options: str) -> None:
@@ -220,7 +215,7 @@ def page(arguments: argparse.Namespace) -> None:
 
     `default` stands for the committed params.yaml.
     """
-    from recipes.finished import Told, collect, refuse_unfinished, text_at_commit  # imports pandas, those below SciPy
+    from recipes.finished import Told, collect, refuse_unfinished  # imports pandas, those below SciPy
     from recipes.page import write_page
 
     recipe, folder = arguments.recipe, arguments.folder
@@ -231,7 +226,7 @@ def page(arguments: argparse.Namespace) -> None:
         today = read_recipe(recipe)
     if folder:
         refuse_unfinished(folder)
-        expected = values_with(text_at_commit(path, folder), arguments.changes)
+        expected = values_with(git("-C", str(folder), "show", f"HEAD:./{path}"), arguments.changes)
         collect(recipe, expected, folder, Told(changes=arguments.changes, machine=arguments.machine, log=arguments.log))
     elif arguments.changes or arguments.machine or arguments.log:
         raise InputError("-S, --machine and --log describe a finished run; also give its FOLDER")

@@ -27,7 +27,7 @@ from cifar.results.revisions import experiments, find_commit, git, stages_up_to
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
-from recipes.experiments import output_of_dvc, run_dvc
+from recipes.dvc_commands import output_of_dvc, run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
@@ -35,7 +35,7 @@ CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
 PICTURES = "data/images"
 PREDICTIONS = "data/predictions.npz"
-TEST_SET = {"shapes": ["seed", "shapes.test"], "folder": ["seed", "folder.test_share"]}  # params that decide it
+TEST_FILES = "data/dataset/test_images.npy", "data/dataset/test_labels.npy"
 
 
 class Contender(NamedTuple):
@@ -88,7 +88,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
     for (name, seed), each in plans.items():
         if metric == "tta_accuracy" and each.values.get("test_time_augmentation") == "none":
             raise InputError(f"{name} has no tta_accuracy: its test_time_augmentation is none; choose another --metric")
-        refuse_other_test_images(plans[names[0], seed], each)
+        refuse_other_data(plans[names[0], seed], each)
     runs = {}
     for (name, seed), each in plans.items():
         runs[name, seed] = find_run(each) or run(each)
@@ -128,23 +128,30 @@ def plan(contender: Contender, seed: int, changes: Sequence[str]) -> Plan:
     return Plan(contender, seed, tuple(changes), values)
 
 
-def refuse_other_test_images(one: Plan | Run, other: Plan | Run) -> None:
-    a, b = test_set(one), test_set(other)
-    for key in a | b:
+def refuse_other_data(one: Plan, other: Plan) -> None:
+    """Raise InputError if params or committed pictures show, before any training, that the test images differ."""
+    a, b, dataset = flatten(one.values), flatten(other.values), one.values.get("dataset")
+    for key in ("dataset", "shapes.test") if dataset == "shapes" else ("dataset",):
         if a.get(key) != b.get(key):
-            raise InputError(
-                f"{one.name} and {other.name} have different test images: {key} is {a.get(key)} and {b.get(key)}; "
-                "give both the same"
-            )
+            found = f"{key} is {a.get(key)} and {b.get(key)}"
+            raise InputError(f"{one.name} and {other.name} have different test images: {found}; give both the same")
+    if dataset == "folder" and pictures_at(one.contender.commit) != pictures_at(other.contender.commit):
+        raise InputError(f"{one.name} and {other.name} have other pictures in {PICTURES}/; compare runs with the same")
 
 
-def test_set(of: Plan | Run) -> dict[str, Any]:
-    """What decides which test images it has: equal for runs on the same ones; of a plan, as far as its params tell."""
-    download = lock_at(of.commit).get("download", {}) if isinstance(of, Run) else {"params": {PARAMS.name: of.values}}
-    params = flatten(download.get("params", {}).get(PARAMS.name, {}))
-    decisive = {key: params.get(key) for key in ["dataset", *TEST_SET.get(str(params.get("dataset")), [])]}
-    pictures = {dep["path"]: dep["md5"] for dep in download.get("deps", []) if dep["path"] == PICTURES}
-    return decisive | pictures if decisive["dataset"] == "folder" else decisive
+def refuse_other_test_images(one: Run, other: Run) -> None:
+    """Raise InputError if two runs were evaluated on different test images, by what dvc.lock records.
+
+    Images of another size (`folder.size`) may show the same pictures: there the labels alone are compared.
+    """
+    a, b = (
+        {dep["path"]: dep for dep in lock_at(run.commit)["evaluate"]["deps"] if dep["path"] in TEST_FILES}
+        for run in (one, other)
+    )
+    images, labels = TEST_FILES
+    differ = a[images]["size"] == b[images]["size"] and a[images]["md5"] != b[images]["md5"]
+    if differ or a[labels]["md5"] != b[labels]["md5"]:
+        raise InputError(f"{one.name} and {other.name} were evaluated on different test images; give both the same")
 
 
 def find_run(wanted: Plan) -> Run | None:
@@ -179,9 +186,13 @@ def is_of(lock: dict[str, Any], wanted: Plan) -> bool:
 
 def has_same_pictures(commit: str, wanted: Plan) -> bool:
     """With `dataset: folder`: has the commit the pictures that the contender has?"""
-    commits = commit, wanted.contender.commit
-    one, other = (git("rev-parse", "--verify", "--quiet", f"{each}:./{PICTURES}", check=False) for each in commits)
-    return wanted.values.get("dataset") != "folder" or one == other
+    return wanted.values.get("dataset") != "folder" or pictures_at(commit) == pictures_at(wanted.contender.commit)
+
+
+@cache
+def pictures_at(commit: str) -> list[str]:
+    """What Git says of the .dvc files in data/images/ of a commit: equal for the same pictures."""
+    return [line for line in git("ls-tree", "-r", commit, "--", PICTURES).splitlines() if line.endswith(".dvc")]
 
 
 @cache
@@ -316,7 +327,6 @@ def value_of(run: Run, metric: str) -> float:
 def compare_images(a: Run, b: Run) -> dict[str, Any] | None:
     """McNemar's counts for one seed, or None, after a line on stderr, when the predictions cannot be compared."""
     try:
-        refuse_other_test_images(a, b)
         (labels, is_correct_a), (others, is_correct_b) = read_predictions(a), read_predictions(b)
         if not np.array_equal(labels, others):
             raise InputError(f"{a.name} and {b.name} were evaluated on different test images")
@@ -357,7 +367,7 @@ def as_text(found: dict[str, Any]) -> str:
         interval = "" if each["low"] is None else f" ({100 * each['low']:+.2f} to {100 * each['high']:+.2f})"
         lines += ["", f"{b} minus {a}: {100 * each['difference']:+.2f} points{interval}", each["verdict"]]
         for row in each["images"]:
-            right = f"{row['only_a']:,} images are right only in {a}, {row['only_b']:,} only in {b}"
+            right = f"images that only {a} gets right: {row['only_a']:,}; only {b}: {row['only_b']:,}"
             lines.append(f"  seed {row['seed']}: {right} (McNemar's p {row['p']:.2g})")
     seed = found["contenders"][0]["runs"][0]["seed"]
     command = shlex.join(["python", "-m", "cifar", "report", *found["report"]])

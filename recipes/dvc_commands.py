@@ -1,4 +1,4 @@
-"""DVC in a process of its own: what it answers, and its experiments, which a stop ends in good order."""
+"""Runs DVC: reads what it prints, and runs experiments that end cleanly when they are stopped."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ from cifar.system.stage import Stopped
 
 
 def output_of_dvc(*words: str, folder: Path = Path()) -> str:
-    """What `dvc WORDS` prints in `folder`; raises InputError with its last word when it fails."""
+    """What `dvc WORDS` prints in `folder`; raises InputError with the last line of its errors when it fails."""
     environment = {name: value for name, value in os.environ.items() if name != "DVC_ROOT"}
     command = [sys.executable, "-m", "dvc", *words]
     ended = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)

@@ -1,10 +1,8 @@
 """The small files of a finished run, copied to docs/data/<recipe>/ for the page of its recipe."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from cifar.config.params import read_yaml
+from cifar.results.revisions import git
 from cifar.system.errors import InputError
-from cifar.system.files import forget_killed, read_json, write_csv, write_json
-from recipes.experiments import output_of_dvc
+from cifar.system.files import filling, read_json, write_csv, write_json
+from recipes.dvc_commands import output_of_dvc
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
@@ -60,15 +59,12 @@ def collect(recipe: str, expected: Mapping[str, Any], folder: Path, told: Told) 
     facts |= {"image_size": image_size(folder), **(speed(told.log) if told.log else {})}
     confusion = read_table(folder / "plots/evaluate/confusion.csv")
     classes = read_json(folder / "models/model.json")["classes"]
-    forget_killed(DATA, f".{recipe}.", ".part")
-    part = DATA / f".{recipe}.{os.getpid()}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    for name, source in COPIED.items():
-        shutil.copyfile(folder / source, part / name)
-    write_csv(part / "confusion.csv", count_confusion(confusion, classes))
-    write_json(part / "run.json", facts)
-    shutil.rmtree(DATA / recipe, ignore_errors=True)
-    os.rename(part, DATA / recipe)
+    with filling(DATA / recipe) as part:
+        part.mkdir(parents=True)
+        for name, source in COPIED.items():
+            shutil.copyfile(folder / source, part / name)
+        write_csv(part / "confusion.csv", count_confusion(confusion, classes))
+        write_json(part / "run.json", facts)
 
 
 def refuse_unfinished(folder: Path) -> None:
@@ -82,29 +78,14 @@ def refuse_unfinished(folder: Path) -> None:
 
 def commit_of(folder: Path) -> str:
     """The commit whose code ran; InputError when code has changed since, or this branch does not have the commit."""
-    changed = git(folder, "status", "--porcelain", "--", *CODE).splitlines()
+    changed = git("-C", str(folder), "status", "--porcelain", "--", *CODE).splitlines()
     if changed:
         names = ", ".join(line[3:] for line in changed)
         raise InputError(f"{folder} has uncommitted changes: {names}; commit them")
-    commit = git(folder, "rev-parse", "HEAD").strip()
-    known = subprocess.run(["git", "merge-base", "--is-ancestor", commit, "HEAD"], capture_output=True)
-    if known.returncode:
+    commit = git("-C", str(folder), "rev-parse", "HEAD").strip()
+    if git("merge-base", commit, "HEAD", check=False).strip() != commit:
         raise InputError(f"the commit of {folder}, {commit[:7]}, is not in this branch; merge it first")
     return commit
-
-
-def text_at_commit(path: Path, folder: Path) -> str:
-    """The text of the file `path` of the commit that is checked out in `folder`."""
-    return git(folder, "show", f"HEAD:./{path}")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    command = ["git", *arguments]
-    ended = subprocess.run(command, cwd=folder, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True)
-    if ended.returncode:
-        said = (ended.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise InputError(f"git {arguments[0]} failed in {folder}: {said}")
-    return ended.stdout
 
 
 def image_size(folder: Path) -> list[int]:

@@ -54,7 +54,7 @@ def main() -> None:
     schedule = partial(plan, params.schedule, (params.epochs, epoch_steps), momentum=params.optimizer.momentum, **rates)
 
     machine = environment(trainer.device, trainer.precision, params.deterministic)
-    checkpoints = open_checkpoints("train", params.values(), machine)
+    checkpoints = open_checkpoints(params.values(), machine)
     print(f"{len(train.labels)} images, {machine['precision']}, {machine['threads']} threads", flush=True)
     loop = LoopSpec(
         train=train, val=val, batches=batches, schedule=schedule, train_scores=params.train_scores, select=params.select

@@ -96,7 +96,7 @@ def test_the_comparison_as_text_and_json_by_hand(cached, capsys):
         "new minus old: +1.00 points (-3.53 to +5.53)",
         "no difference can be seen; to see 2 points you would need about 17 seeds each",
         # images 0 of only old, 3 and 4 of only new: two or more heads or tails of three is any: 2 (1 + 3) / 8
-        *[f"  seed {seed}: 1 images are right only in old, 2 only in new (McNemar's p 1)" for seed in range(3)],
+        *[f"  seed {seed}: images that only old gets right: 1; only new: 2 (McNemar's p 1)" for seed in range(3)],
         "",
         "see the curves and the images of seed 0 on one page: python -m cifar report old-seed-0 new-seed-0",
     ]
@@ -120,9 +120,19 @@ def test_a_run_is_named_by_its_commit_where_its_name_means_another(cached, monke
     assert compare.name_of(one) == one.commit
 
 
-def test_runs_on_other_pictures_do_not_count(monkeypatch):
-    trees = {"old:./data/images": "1\n", "new:./data/images": "2\n", "c0ffee:./data/images": "2\n"}
-    monkeypatch.setattr(compare, "git", lambda *words, check: trees[words[-1]])
+@pytest.fixture
+def trees(monkeypatch) -> dict[str, str]:
+    """What Git says of data/images in each commit."""
+    trees = {}
+    monkeypatch.setattr(compare, "git", lambda *words: trees[words[2]])
+    compare.pictures_at.cache_clear()
+    return trees
+
+
+def test_runs_on_other_pictures_do_not_count(trees):
+    readme = "100644 blob {} data/images/README.md\n"
+    trees["old"] = readme.format("a") + "100644 blob 1 data/images/cat.dvc\n"
+    trees["new"], trees["c0ffee"] = (readme.format(k) + "100644 blob 2 data/images/cat.dvc\n" for k in "bc")
     wanted = plan(VALUES | {"dataset": "folder"})
     assert [compare.has_same_pictures(commit, wanted) for commit in ("old", "new")] == [False, True]
     assert compare.has_same_pictures("old", plan(VALUES | {"dataset": "cifar10"}))
@@ -134,26 +144,30 @@ def contender(name: str, **changes: object) -> Contender:
 
 
 DIFFERENT = [
-    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "dataset is cifar10 and shapes"),
-    ({"dataset": "shapes"}, {"dataset": "shapes", "shapes": {"test": 50}}, "shapes.test is 100 and 50"),
-    ({}, {"folder": {"size": 32, "test_share": 0.1}}, "folder.test_share is 0.2 and 0.1"),
-    ({"dataset": ["x"]}, {}, "dataset is ['x'] and folder"),  # for its own code to refuse, if it were alone
+    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "have different test images: dataset is cifar10 and shapes; give"),
+    (
+        {"dataset": "shapes"},
+        {"dataset": "shapes", "shapes": {"test": 50}},
+        "have different test images: shapes.test is",
+    ),
+    ({}, {}, "have other pictures in data/images/; compare runs with the same"),
+    ({"dataset": ["x"]}, {}, "have different test images: dataset is ['x'] and folder"),  # which its own code refuses
 ]
 
 
 @pytest.mark.parametrize(("one", "other", "told"), DIFFERENT, ids=[told for *_, told in DIFFERENT])
-def test_contenders_with_other_test_images_are_refused_before_anything_runs(monkeypatch, one, other, told):
+def test_contenders_with_other_test_images_are_refused_before_anything_runs(monkeypatch, trees, one, other, told):
     contenders = {"one": contender("one", **one), "other": contender("other", **other)}
+    trees |= {"commit of one": "blob 1 data/images/cat.dvc", "commit of other": "blob 2 data/images/cat.dvc"}
     monkeypatch.setattr(compare, "find_contender", contenders.get)
     monkeypatch.setattr(compare, "find_run", lambda wanted: pytest.fail(f"looked for {wanted.name}"))
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError, match=f"^one-seed-0 and other-seed-0 {re.escape(told)}"):
         compare.compare(["one", "other"], [0, 1], [], "accuracy")
-    assert str(caught.value) == f"one-seed-0 and other-seed-0 have different test images: {told}; give both the same"
 
 
 @pytest.fixture
-def finished(monkeypatch, tmp_path):
-    """Contenders that have run all seeds: finished(name, the md5 of its pictures, changes of its params)."""
+def finished(monkeypatch, trees, tmp_path):
+    """Contenders that have run all seeds: finished(name, hashes of the test images and labels, bytes of the images)."""
     contenders, locks = {}, {}
     monkeypatch.setattr(compare, "find_contender", contenders.get)
     monkeypatch.setattr(
@@ -162,30 +176,30 @@ def finished(monkeypatch, tmp_path):
     monkeypatch.setattr(compare, "lock_at", locks.get)
     monkeypatch.setattr(compare, "CLONES", tmp_path)
 
-    def add(name: str, pictures: str = "1.dir", **changes: object) -> None:
-        contenders[name] = contender(name, **changes)
+    def add(name: str, images: str = "1", labels: str = "1", size: int = 3072) -> None:
+        contenders[name] = contender(name)
+        trees[contenders[name].commit] = ""
         for seed in 0, 1:
-            deps = [{"path": "cifar/data/folder.py", "md5": name}, {"path": "data/images", "md5": pictures}]
-            params = {"params.yaml": json.loads(contenders[name].params) | {"seed": seed}}
-            locks[f"{name} {seed}"] = {"download": {"deps": deps, "params": params}}
+            deps = [{"path": "data/dataset/test_images.npy", "md5": images, "size": size}]
+            deps += [{"path": "data/dataset/test_labels.npy", "md5": labels, "size": 138}]
+            locks[f"{name} {seed}"] = {"evaluate": {"deps": deps}}
 
     return add
 
 
-def test_runs_on_other_pictures_are_not_compared(finished):
+def test_runs_on_other_test_images_are_not_compared(finished):
     finished("red")
-    finished("blue", "2.dir")
-    finished("large", folder={"size": 64, "test_share": 0.2})
-    told = "red-seed-0 and blue-seed-0 have different test images: data/images is 1.dir and 2.dir; give both the same"
-    with pytest.raises(InputError, match=f"^{told}$"):
-        compare.compare(["red", "large", "blue"], [0, 1], [], "accuracy")
+    finished("blue", images="2")
+    finished("large", images="3", size=12_288)  # another folder.size
+    finished("other", images="3", labels="2", size=12_288)
+    for names in ["red", "blue"], ["red", "large", "other"]:
+        told = f"red-seed-0 and {names[-1]}-seed-0 were evaluated on different test images; give both the same"
+        with pytest.raises(InputError, match=f"^{told}$"):
+            compare.compare(names, [0, 1], [], "accuracy")
     runs = compare.compare(["red", "large"], [0, 1], [], "accuracy")
-    assert [[run.name for run in of_name] for of_name in runs] == [
+    assert [[run.name for run in each] for each in runs] == [
         [f"{n}-seed-{k}" for k in (0, 1)] for n in ("red", "large")
     ]
-    finished("one", dataset="cifar10")
-    finished("other", "2.dir", dataset="cifar10")
-    assert len(compare.compare(["one", "other"], [0, 1], [], "accuracy")) == 2
 
 
 def test_a_comparison_that_ends_deletes_its_clones_but_no_training_that_was_stopped(finished, tmp_path):
@@ -233,22 +247,6 @@ def test_predictions_for_other_images_are_not_compared(cached, tmp_path, capsys)
     assert pair["images"] == []
     line = "seed 4: images are not compared: old-seed-4 and new-seed-4 were evaluated on different test images\n"
     assert capsys.readouterr().err == line
-
-
-def test_predictions_of_another_data_set_with_the_same_labels_are_not_compared(cached, monkeypatch, capsys):
-    old, new, of_stage = cached("old", 4, 0.9, [0] * 6), cached("new", 4, 0.8, [1] * 6), compare.lock_at
-    datasets = {old.commit: "cifar10", new.commit: "shapes"}
-
-    def lock_at(commit: str) -> dict:
-        return of_stage(commit) | {"download": {"params": {"params.yaml": {"dataset": datasets[commit]}}}}
-
-    monkeypatch.setattr(compare, "lock_at", lock_at)
-    (pair,) = conclude([[old], [new]], ["old", "new"], "accuracy", 0.001)["comparisons"]
-    assert pair["images"] == []
-    assert capsys.readouterr().err == (
-        "seed 4: images are not compared: old-seed-4 and new-seed-4 have different test images: dataset is cifar10 and "
-        "shapes; give both the same\n"
-    )
 
 
 def test_predictions_that_are_damaged_in_the_cache_are_one_line(cached, tmp_path, capsys):

@@ -21,7 +21,7 @@ from cifar.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "dvc", "xdist", "pytorch_grad_cam", "ttach", "psutil"  # from a GPU machine
-ABSENT += "onnx", "onnxruntime", "onnxscript", "vl_convert", "dvc_render"
+ABSENT += "torchvision", "onnx", "onnxruntime", "onnxscript", "vl_convert", "dvc_render"
 FOREVER = float("inf")
 RUNS = ["resnet18-layernorm", "default", *(f"fast-seed-{seed}" for seed in range(5)), "best-44-epochs"]
 RUNS += ["eva4-s8", "eva4-s11", "eva5-s9", "eva6-s8", "fast-seed-0-again"]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.gpu.runs import params_for
 from benchmarks.report import STATISTICS, params_of
-from benchmarks.throughput import random_images, trainer_of
+from benchmarks.training import random_images, trainer_of
 from cifar.config.params import check_params
 from cifar.config.schema import ExponentialAverage, Lookahead, Params
 from cifar.data.batches import feed

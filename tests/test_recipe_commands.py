@@ -18,7 +18,7 @@ from projects import create
 
 from cifar.system.errors import InputError
 from recipes.__main__ import parse
-from recipes.experiments import end_stages_of
+from recipes.dvc_commands import end_stages_of
 from recipes.values import values_with
 
 ROOT = Path(__file__).parents[1]

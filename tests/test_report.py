@@ -21,7 +21,7 @@ from cifar.results.predictions import Predictions, find_mistakes
 from cifar.results.report import Pictures
 from cifar.results.scores import expected_calibration_error, reliability
 from cifar.results.tiles import colour_bar, heatmap_sheet, image_sheet
-from cifar.results.vega import CHARTS
+from cifar.results.vega import CHARTS, rename_ids
 from cifar.results.written import load_run
 from cifar.system.errors import InputError
 
@@ -50,7 +50,7 @@ def test_the_sentences_say_the_figures():
         (0.76, "76.0 %, 14.0 points below the accuracy: the network is underconfident."),
         (0.95, "95.0 %, 5.0 points above the accuracy: the network is overconfident."),
         (0.9003, "90.0 %, the same as the accuracy."),
-        (0.93, "93.0 %, 3.0 points above the accuracy, but within its confidence interval."),  # to 94.48 %
+        (0.93, "93.0 %, 3.0 points above the accuracy, which is within the accuracy's 95 % interval."),  # to 94.48 %
         (0.946, "94.6 %, 4.6 points above the accuracy: the network is overconfident."),
     ],
 )
@@ -71,7 +71,7 @@ def test_without_validation_images_nothing_is_called_validation():
 def test_the_training_accuracy_of_a_filter_is_said_to_be_that_of_the_hardest_images():
     run, _, *images = make(tests=60)
     text = page_of(run, read_yaml(ROOT / "recipes/best.yaml"), *images).replace("\u00a0", " ")
-    assert "on the training images (measured on the hardest 50 % of the augmented batches during the epoch)" in text
+    assert "on the training images (measured on the hardest 50 % of each augmented batch during the epoch)" in text
     assert re.search(
         r"<dt>Training accuracy</dt><dd>[^<]*</dd><dd class=.note.>hardest images of each batch</dd>", text
     )
@@ -115,6 +115,13 @@ def test_charts_are_those_that_dvc_draws():
 
 
 # What it shows
+
+
+def test_ids_are_renamed_where_they_are_given_and_used_and_not_in_text():
+    svg = '<clipPath id="clip"><path/></clipPath><g clip-path="url(#clip)"><text>id="clip" url(#clip)</text></g>'
+    assert rename_ids(svg, str.upper) == (
+        '<clipPath id="CLIP"><path/></clipPath><g clip-path="url(#CLIP)"><text>id="clip" url(#clip)</text></g>'
+    )
 
 
 def test_the_tiles_of_a_sheet_are_the_images():

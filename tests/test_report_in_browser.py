@@ -77,8 +77,10 @@ def test_mistakes_are_sorted_by_confidence_both_ways_and_more_are_shown_on_deman
     shown = f"{SHOWN}.map(each => Number(each.querySelector('.image').ariaLabel.split(' ').pop()))"
     tab.show(page, 1600)
     assert tab.value(shown) == order[:24]
-    tab.value("document.querySelector('.more').click()")
+    tab.value("const more = document.querySelector('.more'); more.focus(); more.click()")
     assert tab.value(shown) == order[:48]
+    tab.value("while (!more.hidden) more.click()")
+    assert tab.value("document.activeElement.id") == "mistakes"  # not lost with the last button
     tab.value(
         "const list = document.querySelector('[name=order]'); list.value = 'unsure';"
         "list.form.dispatchEvent(new Event('change'))"

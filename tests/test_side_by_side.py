@@ -88,7 +88,7 @@ def test_it_says_which_network_is_better_and_shows_the_images_that_only_one_gets
     text = page.read_text(encoding="utf-8")
     # by hand: middle 25 / 202, variance (36 / 202 - middle^2) / 202, half 1.96 * 0.02839
     assert "The network of new is better than that of old by 12.50 points (6.81 to 17.94)." in text
-    assert "Of 200 test images, 5 are right only in old and 30 only in new (McNemar&#39;s p 2.2e-05)." in text
+    assert "Of 200 test images, only old is right on 5, only new on 30 (McNemar&#39;s p 2.2e-05)." in text
     assert cards(text) == [("0-1", k) for k in range(44, 39, -1)] + [("1-0", k) for k in range(29, -1, -1)]
     assert text.count("old is right, new wrong: 5 images") == 1 and "new is right, old wrong: 30 images" in text
     for value in ("80.00", "92.50", "+12.50</b> <span>(+6.81 to +17.94)"):
@@ -296,10 +296,10 @@ def weights_of_another_training(lock: str) -> str:
         (
             "dvc.lock",  # cut off by a kill
             lambda text: text.partition("\n  evaluate:\n")[0] + "\n",
-            "dvc.lock does not record a whole run; run `make mend`, then `dvc repro`",
+            "dvc.lock has no record of a whole run; run `make repro`",
         ),
-        ("dvc.lock", lambda text: "stages:\n", "dvc.lock does not record a whole run; run `make mend`"),
-        ("dvc.lock", lambda text: "stages:\n  evaluate:\n", "dvc.lock does not record a whole run; run `make mend`"),
+        ("dvc.lock", lambda text: "stages:\n", "dvc.lock has no record of a whole run; run `make repro`"),
+        ("dvc.lock", lambda text: "stages:\n  evaluate:\n", "dvc.lock has no record of a whole run; run `make repro`"),
         (
             "dvc.lock",
             weights_of_another_training,

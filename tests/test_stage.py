@@ -123,6 +123,14 @@ def test_ctrl_c_and_sigterm_end_in_one_line_and_the_status_of_the_signal(number,
     assert (out, err, process.returncode) == ("cleaned up\n", f"{word}; {next_move}\n", status)
 
 
+def test_a_closed_stdout_is_no_error():
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" >&-', "sh", sys.executable, "-c", "from cifar.system.stage import run; run(print)"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (ended.stderr, ended.returncode) == ("", 0)
+
+
 IMPORTING = """
 import os, signal, sys
 def strike(event, args):

@@ -8,38 +8,26 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from cifar.system.errors import InputError
 
 GRACE = 3  # seconds that a program may take to end after SIGTERM, before SIGKILL
 
 
-class Forked:
+class Forked(multiprocessing.get_context("fork").Process):
     """A copy of this process that runs a module: it need not import again what this process has imported.
 
     For dry runs: an import of PyTorch and Albumentations takes three seconds of a processor. Once CUDA is in use, a
-    process cannot be copied.
+    process cannot be copied. `poll` and `wait` are those of a Popen.
     """
 
-    def __init__(self, words: Sequence[str], folder: Path, output: BinaryIO):
-        context = multiprocessing.get_context("fork")
-        self.process = context.Process(target=_run_here, args=(list(words), folder, output.fileno()))
-        self.process.start()
-
     def poll(self) -> int | None:
-        return self.process.exitcode
+        return self.exitcode
 
     def wait(self, timeout: float | None = None) -> None:
-        self.process.join(timeout)
-        if self.process.exitcode is None:
-            raise subprocess.TimeoutExpired(self.process.name, timeout or 0)
-
-    def terminate(self) -> None:
-        self.process.terminate()
-
-    def kill(self) -> None:
-        self.process.kill()
+        self.join(timeout)
+        if self.exitcode is None:
+            raise subprocess.TimeoutExpired(self.name, timeout or 0)
 
 
 def _run_here(words: Sequence[str], folder: Path, output: int) -> None:
@@ -60,7 +48,8 @@ def running(words: Sequence[str], folder: Path, log: Path, *, limit: float, fork
     """
     with open(log, "ab") as output:
         if forked:
-            program = Forked(words, folder, output)
+            program = Forked(target=_run_here, args=(list(words), folder, output.fileno()))
+            program.start()
         else:
             command = [sys.executable, "-m", *words]
             program = subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output)

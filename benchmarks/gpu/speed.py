@@ -7,23 +7,16 @@ out; the augmentation is the recipe's.
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Iterator
-from itertools import count, islice
 from typing import Any, NamedTuple
 
 from benchmarks.gpu.runs import params_for
-from benchmarks.report import STATISTICS, spread, synchronise
-from benchmarks.throughput import random_images, trainer_of
+from benchmarks.report import spread
+from benchmarks.training import images_a_second, training_of
 from cifar.config.params import check_params
 from cifar.config.schema import Params
-from cifar.data.batches import feed
-from cifar.data.policy import build_policy
-from cifar.data.splits import Batch
 from cifar.system.device import prepare
 from cifar.system.errors import one_line
 from cifar.training.compiling import compile_seconds
-from cifar.training.trainer import train_epoch
 
 RECIPES = "default", "fast", "best", "eva5-s9", "resnet18-layernorm", "eva4-s8", "eva6-s8"  # eva4-s11 is the default's
 KINDS = "deterministic", "compiled"
@@ -63,7 +56,7 @@ def measure_deterministic(params: Params, plan: Plan) -> dict[str, Any]:
     for _ in range(plan.turns):
         for is_deterministic, found in speeds.items():
             prepare(is_deterministic)
-            found.append(speed_of(trainings[is_deterministic], params, plan.steps))
+            found.append(images_a_second(trainings[is_deterministic], params.batch_size, plan.steps))
     ratios = [with_it / without for with_it, without in zip(speeds[True], speeds[False], strict=True)]
     return {"deterministic": spread(speeds[True]), "free": spread(speeds[False]), "ratio": spread(ratios)}
 
@@ -75,38 +68,8 @@ def measure_compiled(params: Params, plan: Plan) -> dict[str, Any]:
     train = training_of(params.model_copy(update={"compile": True}), plan.images)
     train(plan.warm_up)
     compiling = round(compile_seconds() - before, 2)
-    speeds = [speed_of(train, params, plan.steps) for _ in range(plan.turns)]
+    speeds = [images_a_second(train, params.batch_size, plan.steps) for _ in range(plan.turns)]
     return {"compiled": spread(speeds), "compile_seconds": compiling}
-
-
-def training_of(params: Params, images: int) -> Callable[[int], None]:
-    """A function that trains for so many steps, all of whole batches."""
-    split = random_images(images // params.batch_size * params.batch_size)
-    trainer = trainer_of(params, split.images)
-    trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only
-    policy = build_policy(params.augment, STATISTICS.mean, 32)
-    batches_of = feed(split, policy, trainer.device, batch_size=params.batch_size, seed=0)
-    batches = endless(batches_of)
-
-    def train(steps: int) -> None:
-        rates, momenta = [0.001] * steps, [0.9] * steps
-        for _ in train_epoch(trainer, islice(batches, steps), rates, momenta, first_step=0):
-            pass
-
-    return train
-
-
-def endless(batches_of: Callable[[int], Iterator[Batch]]) -> Iterator[Batch]:
-    """The batches of one epoch after another."""
-    return (batch for epoch in count() for batch in batches_of(epoch))
-
-
-def speed_of(train: Callable[[int], None], params: Params, steps: int) -> float:
-    synchronise()
-    started = time.perf_counter()
-    train(steps)
-    synchronise()
-    return params.batch_size * steps / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -129,13 +129,15 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _folders(folder: Path) -> list[str]:
-    """The names of the folders in `folder` in their order; raises InputError if a picture, say, lies beside them."""
+    """The names of the folders in `folder` in their order; raises InputError if another file lies next to them."""
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; {LAYOUT.format(folder)}")
     seen = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
     for path in seen:
         if not path.is_dir() and path.name != "README.md" and path.suffix != ".dvc":
-            raise InputError(f"{path} is in no class's folder; move it into one or delete it")
+            raise InputError(
+                f"{path} is in no class's folder; move it into one, or out of {folder} if it is no picture"
+            )
     return [path.name for path in seen if path.is_dir()]
 
 

@@ -1,7 +1,5 @@
 """3x3 convolutions with padding 1, computed in the fastest way for the processor and the precision."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -74,17 +72,6 @@ class MaxPool(Function):
             grad_input=images_gradient,
         )
         return images_gradient, None
-
-
-def unfused(network: nn.Module) -> nn.Module:
-    """A copy of `network` in which max pooling is a layer of its own, for the model summary."""
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, Conv3x3) and layer.pool > 1:
-                setattr(module, name, nn.Sequential(layer, nn.MaxPool2d(layer.pool)))
-                layer.pool = 1
-    return network
 
 
 def largest_small_map(amx: bool) -> int:

@@ -1,8 +1,10 @@
 """A network rebuilt from PyTorch's own layers, for tools that know no others."""
 
+import copy
+
 from torch import nn
 
-from cifar.nn.convolutions import Conv3x3, unfused
+from cifar.nn.convolutions import Conv3x3
 from cifar.nn.norms import NormGELU, NormReLU
 
 ACTIVATIONS = {NormGELU: nn.GELU, NormReLU: nn.ReLU}
@@ -23,15 +25,26 @@ def plain(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def unfused(network: nn.Module) -> nn.Module:
+    """A copy of `network` in which max pooling is a layer of its own."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, Conv3x3) and layer.pool > 1:
+                setattr(module, name, nn.Sequential(layer, nn.MaxPool2d(layer.pool)))
+                layer.pool = 1
+    return network
+
+
 def _convolution(layer: Conv3x3) -> nn.Conv2d:
     """`layer` must not pool."""
     settings = {"kernel_size": layer.kernel_size, "stride": layer.stride, "padding": layer.padding}
-    copy = nn.Conv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **settings)
-    copy.load_state_dict(layer.state_dict())
-    return copy
+    plain = nn.Conv2d(layer.in_channels, layer.out_channels, bias=layer.bias is not None, **settings)
+    plain.load_state_dict(layer.state_dict())
+    return plain
 
 
 def _norm(layer: NormGELU | NormReLU) -> nn.BatchNorm2d:
-    copy = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
-    copy.load_state_dict(layer.state_dict())
-    return copy
+    plain = nn.BatchNorm2d(layer.num_features, eps=layer.eps)
+    plain.load_state_dict(layer.state_dict())
+    return plain

@@ -103,13 +103,14 @@ def load_model(folder: Path = FOLDER) -> Model:
         content = path.read_bytes()
     except FileNotFoundError:
         raise missing(path) from None
-    damaged = InputError(f"{path} is damaged or from another training than model.json; delete it and run `make repro`")
-    if hashlib.sha256(content).hexdigest() != card.sha256:
-        raise damaged
     try:
+        if hashlib.sha256(content).hexdigest() != card.sha256:
+            raise SafetensorError
         weights = load(content)
     except (SafetensorError, KeyError):  # KeyError: a type of numbers that PyTorch lacks
-        raise damaged from None
+        raise InputError(
+            f"{path} is damaged or from another training than model.json; delete it and run `make repro`"
+        ) from None
     network = build_network(card.network, Task(card.image_size, len(card.classes)), seed=0)
     try:
         network.load_state_dict(weights)

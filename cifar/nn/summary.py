@@ -3,7 +3,7 @@
 import torchinfo
 from torch import nn
 
-from cifar.nn.convolutions import unfused
+from cifar.nn.plain import unfused
 
 
 def summary(network: nn.Module, size: int) -> str:

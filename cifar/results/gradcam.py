@@ -27,7 +27,7 @@ def heatmap_strips(model: Model, images: np.ndarray, targets: np.ndarray, settin
     gap = np.full_like(images[:, :, :1], 255)
     panels = [images]
     for layer in settings.layers:
-        panels += [gap, overlay(images, _in_blocks(model, images, targets, layer=layer, method=settings.method))]
+        panels += [gap, overlay(images, in_blocks(model, images, targets, layer=layer, method=settings.method))]
     return np.concatenate(panels, axis=2)
 
 
@@ -41,13 +41,13 @@ def map_mistakes(
     check_layers(model.network, settings.layers)
     shown = mistakes[: shown_mistakes(images.shape[1:3])]
     drawn = (
-        _in_blocks(model, images[shown], classes[shown], layer=settings.layers[-1], method=settings.method)
+        in_blocks(model, images[shown], classes[shown], layer=settings.layers[-1], method=settings.method)
         for classes in (predictions.predicted, predictions.labels)
     )
     return Heatmaps(shown, *((255 * maps).round().astype(np.uint8) for maps in drawn))
 
 
-def _in_blocks(model: Model, images: np.ndarray, targets: np.ndarray, *, layer: str, method: str) -> np.ndarray:
+def in_blocks(model: Model, images: np.ndarray, targets: np.ndarray, *, layer: str, method: str) -> np.ndarray:
     """`heatmaps` of images uint8 (N, H, W, 3) and their `targets` (N,), for so many at a time as the memory holds."""
     block, maps = images_at_once(images.shape, PIXELS), np.zeros(images.shape[:3], np.float32)
     for start in range(0, len(images), block):

@@ -139,7 +139,7 @@ def load_mistakes(predictions: Predictions, path: Path = MISTAKES) -> np.ndarray
         found = [np.array([int(text) for text in table[name]]) for name in ("index", "label", "predicted")]
     except FileNotFoundError:
         raise missing(path) from None
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError):
         raise InputError(f"{path} is damaged; delete it and run `make repro`") from None
     mistakes = find_mistakes(predictions)
     if not all(map(np.array_equal, found, (mistakes, predictions.labels[mistakes], predictions.predicted[mistakes]))):

@@ -113,12 +113,13 @@ def _load(name: str, folder: Path) -> Side:
         ) from None
 
 
-def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
+def refuse_mixed() -> None:
     """Raise InputError unless the workspace's params and files are all of the run that dvc.lock records, if any.
 
     A params.yaml for the next run, or a `dvc repro` that was stopped before `evaluate`, would put two runs on the page
     as one.
     """
+    lock = Path("dvc.lock")
     if not lock.exists():
         return
     try:
@@ -127,7 +128,7 @@ def refuse_mixed(lock: Path = Path("dvc.lock")) -> None:
     except (AttributeError, KeyError, TypeError):
         outs = {}
     if not {"metrics/train.json", "metrics/evaluate.json", "data/predictions.npz"} <= outs.keys():
-        raise InputError(f"{lock} does not record a whole run; run `make mend`, then `dvc repro`")
+        raise InputError(f"{lock} has no record of a whole run; run `make repro`")
     for stage in stages:
         for dep in stage.get("deps", ()):
             if outs.get(dep["path"], dep.get("md5")) != dep.get("md5"):
@@ -227,7 +228,7 @@ def verdict(names: Sequence[str], pair: Pair, images: int) -> str:
     low, high = pair.accuracy.low, pair.accuracy.high
     only_a, only_b, p = pair.discordant
     counts = (
-        f"Of {images:,} test images, {only_a:,} are right only in {a} and {only_b:,} only in {b} (McNemar's p {p:.2g})."
+        f"Of {images:,} test images, only {a} is right on {only_a:,}, only {b} on {only_b:,} (McNemar's p {p:.2g})."
     )
     if p < 0.05 and (low > 0 or high < 0):
         better, worse = (b, a) if low > 0 else (a, b)

@@ -11,6 +11,7 @@ from PIL import Image
 
 COLUMNS = 25
 LEVELS = 64  # colours of a heatmap; fewer make smaller files
+STOPS = 8  # colours of the bar that explains them
 INFERNO = (255 * matplotlib.colormaps["inferno"](np.linspace(0, 1, LEVELS))[:, :3]).round().astype(np.uint8)
 TILE = 96  # pixels on the screen at most, by a whole factor, so that all pixels of an image are equally large
 
@@ -44,9 +45,9 @@ def heatmap_sheet(maps: np.ndarray) -> Sheet:
     return _sheet(maps, TILE, coloured)
 
 
-def colour_bar(stops: int = 8) -> list[str]:
+def colour_bar() -> list[str]:
     """The colours of heatmaps from the least to the most, as CSS writes them."""
-    return [f"#{INFERNO[round(k * (LEVELS - 1) / (stops - 1))].tobytes().hex()}" for k in range(stops)]
+    return [f"#{INFERNO[round(k * (LEVELS - 1) / (STOPS - 1))].tobytes().hex()}" for k in range(STOPS)]
 
 
 def _sheet(tiles: np.ndarray, tile: int, to_image) -> Sheet:

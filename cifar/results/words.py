@@ -11,6 +11,7 @@ from cifar.results.scores import accuracy_interval
 from cifar.system.errors import printable
 
 DATASETS = {"cifar10": "CIFAR-10"}
+NAMED = 3  # classes, or pairs of them
 SURE = 0.9  # mistakes with a higher confidence are counted separately
 
 
@@ -50,24 +51,26 @@ def calibration(metrics: Mapping[str, float], confidence: float) -> str:
     gap = f"{abs(points)} points {side} the accuracy" if points else "the same as the accuracy"
     if points:
         is_within = low <= confidence <= high
-        gap += ", but within its confidence interval" if is_within else f": the network is {kind}confident"
+        gap += (
+            ", which is within the accuracy's 95\u00a0% interval" if is_within else f": the network is {kind}confident"
+        )
     return (
         f"The mean confidence is {percent(confidence, 1)}, {gap}. "
         f"The expected calibration error is {percent(metrics['expected_calibration_error'], 1)}."
     )
 
 
-def weakest(by_class: pd.DataFrame, count: int = 3) -> str:
+def weakest(by_class: pd.DataFrame) -> str:
     """The classes with the lowest accuracy, if below 100.0 %."""
-    rows = by_class[by_class["accuracy"].round(3) < 1].nsmallest(count, "accuracy")
+    rows = by_class[by_class["accuracy"].round(3) < 1].nsmallest(NAMED, "accuracy")
     named = [f"{printable(str(row[1]))} ({percent(row.accuracy, 1)})" for row in rows.itertuples()]
     return f"Lowest accuracy by class: {listed(named)}." if named else ""
 
 
-def most_confused(pairs: pd.DataFrame, count: int = 3) -> str:
+def most_confused(pairs: pd.DataFrame) -> str:
     named = [
         f"{printable(str(pair.actual))} predicted as {printable(str(pair.predicted))} ({pair.images} of {pair.of:,})"
-        for pair in pairs.head(count).itertuples()
+        for pair in pairs.head(NAMED).itertuples()
     ]
     return f"Most frequent mistakes: {listed(named)}." if named else ""
 
@@ -128,11 +131,11 @@ def range_test(suggestion: Mapping[str, float], train: Mapping[str, float]) -> s
 def training(train: Mapping[str, float], params: Mapping[str, Any]) -> str:
     """What the network was trained on, and the accuracies at the end."""
     held_out = "validation" if params["val_size"] else "test"
-    batches = "augmented batches" if params["augment"] else "batches"
-    if params["filter"]["name"] == "proxy":
-        batches = f"hardest {percent(params['filter']['share'], 0)} of the {batches}"
+    batch = "augmented batch" if params["augment"] else "batch"
+    is_filtered = params["filter"]["name"] == "proxy"
+    seen = f"hardest {percent(params['filter']['share'], 0)} of each {batch}" if is_filtered else f"{batch}es"
     kept = " whose weights are kept," if train["epoch"] < params["epochs"] else ""
-    measured = "" if params["train_scores"] == "eval" else f" (measured on the {batches} during the epoch)"
+    measured = "" if params["train_scores"] == "eval" else f" (measured on the {seen} during the epoch)"
     return (
         f"{train['train_images']:,} images in batches of {params['batch_size']:,}. After epoch {train['epoch']} of "
         f"{params['epochs']},{kept} the accuracy is {percent(train['train_accuracy'])} on the training "

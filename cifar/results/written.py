@@ -9,12 +9,13 @@ from pydantic import ConfigDict, Field, model_validator
 
 from cifar.config.params import read_section
 from cifar.config.schema import Section
+from cifar.data import duplicates
 from cifar.data.splits import Deviations, Means
 from cifar.results.vega import CHARTS
 from cifar.system.errors import InputError
 from cifar.system.files import missing
 
-DUPLICATES = "data/duplicates.csv"  # pairs of a test image and a training image
+DUPLICATES = str(duplicates.DUPLICATES)
 COLUMNS = {  # of each table, those that the report needs
     "plots/stats/class_counts.csv": {"class": "str", "split": "str", "images": "int64"},
     "plots/lr_find/curve.csv": dict.fromkeys(["lr", "loss", "smoothed_loss"], "float64") | {"suggestion": "str"},

@@ -39,7 +39,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        forget_killed(path.parent, f".{path.name}.", ".part")
+        _forget_killed(path)
         yield part
         with open(part, "rb") as file:
             os.fsync(file.fileno())
@@ -61,7 +61,7 @@ def filling(folder: Path) -> Iterator[Path]:
     What `folder` holds besides stays. Half-filled folders of killed processes are deleted first.
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    forget_killed(folder.parent, f".{folder.name}.", ".part")
+    _forget_killed(folder)
     try:
         yield part
         still_wanted()
@@ -74,12 +74,12 @@ def filling(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def forget_killed(folder: Path, before: str, after: str) -> None:
-    """Delete files and folders in `folder` named `before`, the number of a process that has ended, and `after`."""
-    for path in folder.glob(f"{glob.escape(before)}*{glob.escape(after)}"):
-        number = path.name.removeprefix(before).removesuffix(after)
+def _forget_killed(path: Path) -> None:
+    """Delete what processes that have ended have left half written of `path`."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        number = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
         if number.isdecimal() and not _is_alive(int(number)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
 
 
 def _is_alive(process: int) -> bool:

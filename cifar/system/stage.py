@@ -74,6 +74,8 @@ def run(main: Callable[[], None], next_move: str = REPRO, *, grace: float = GRAC
     lines end with `next_move`. Any other exception is a bug and keeps its traceback. With CIFAR_TRACEBACK set, every
     error keeps it.
     """
+    with suppress(AttributeError):  # stdout is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that the terminal lacks
     # DVC does not stop on Ctrl-C before its stage has ended, so the stage has to handle the signal.
     try:
         with _raising_stopped(next_move, grace):

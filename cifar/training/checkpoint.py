@@ -173,9 +173,9 @@ class Checkpoints:
         return sorted(set(self.folder.parent.glob(f"{self.training}-*")) - {self.folder})
 
 
-def open_checkpoints(stage: str, params: dict[str, Any], environment: dict[str, Any]) -> Checkpoints:
-    """The checkpoints of `stage` with these params, code and data; CARRY_ON says whether they are carried on."""
-    return Checkpoints(f"{stage}-{fingerprint(stage, params)}", environment, carries_on())
+def open_checkpoints(params: dict[str, Any], environment: dict[str, Any]) -> Checkpoints:
+    """The checkpoints of a training with these params, code and data; CARRY_ON says whether they are carried on."""
+    return Checkpoints(f"train-{fingerprint('train', params)}", environment, carries_on())
 
 
 def carries_on() -> bool:

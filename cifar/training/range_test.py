@@ -47,20 +47,13 @@ def suggest(curve: pd.DataFrame) -> dict[str, float]:
     """`lr_max` and `lr_min` on a curve as `sweep` makes it; both are rates of the sweep.
 
     `lr_max` is the rate with the lowest smoothed loss. The average falls exactly as long as the raw loss lies below it,
-    so it still falls after the raw loss has stopped: in plots/lr_find from a rate of about 0.1 up to 0.385. `lr_min` is
-    the first rate at which the smoothed loss has made a fifth of its fall, which is this project's choice. Where the
-    loss makes half of its fall, then rises higher than before and falls again, only the part before that rise counts.
-    The result is empty when the loss never falls.
+    so it still falls after the raw loss has stopped. `lr_min` is the first rate at which the smoothed loss has made a
+    fifth of its fall; the fifth is this project's choice. The result is empty when the loss never falls.
     """
     smoothed = curve["smoothed_loss"].to_numpy()
     bottom = int(np.argmin(smoothed))
     if bottom == 0:
         return {}
-    highest = np.maximum.accumulate(smoothed)
-    half = int(np.argmax(smoothed <= (highest + smoothed[bottom]) / 2))  # the first step with half of the fall
-    is_undone = smoothed[:bottom] > highest[half]
-    if is_undone.any():  # after steps that were too large, a low loss means nothing
-        return suggest(curve[: int(np.argmax(is_undone))])
     top = int(np.argmax(smoothed[:bottom]))  # the first average, of one loss, may lie low by chance
     fifth = smoothed[top] - (smoothed[top] - smoothed[bottom]) / 5
     start = top + int(np.argmax(smoothed[top : bottom + 1] <= fifth))
