@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,10 +95,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
         value_of(runs[name, seed], metric)
         refuse_other_test_images(runs[names[0], seed], runs[name, seed])
     for clone in {each.clone for each in plans.values()}:
-        if clone.exists():
-            with held(clone):
-                if not any(clone.glob(".checkpoints/*/*.pt")):  # no stopped training, which its comparison continues
-                    shutil.rmtree(clone)
+        delete_unless_needed(clone)
     return [[runs[name, seed] for seed in seeds] for name in names]
 
 
@@ -237,6 +234,14 @@ def held(clone: Path) -> Iterator[int]:
             print(f"waiting for a run of an earlier comparison in {clone}", file=sys.stderr, flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield file.fileno()
+
+
+def delete_unless_needed(clone: Path) -> None:
+    """Delete a clone, unless another comparison runs something there or has stopped a training there."""
+    with suppress(FileNotFoundError, BlockingIOError), open(clone.with_suffix(".lock")) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not any(clone.glob(".checkpoints/*/*.pt")):
+            shutil.rmtree(clone, ignore_errors=True)
 
 
 def prepare(clone: Path, commit: str) -> None:

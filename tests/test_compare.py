@@ -202,20 +202,19 @@ def test_runs_on_other_test_images_are_not_compared(finished):
     ]
 
 
-def test_a_comparison_that_ends_deletes_its_clones_but_no_training_that_was_stopped(finished, tmp_path):
-    finished("one")
-    finished("other")
-    for name, path in (
-        ("one", "train-1/00003-abc.pt"),
-        ("other", "train-1/lock"),
-    ):  # a finished training leaves no *.pt
-        file = tmp_path / contender(name).commit[:12] / ".checkpoints" / path
-        file.parent.mkdir(parents=True)
-        file.touch()
-    stopped, ended = (Plan(contender(name), 0, (), {}).clone for name in ("one", "other"))
-    assert stopped.exists() and ended.exists()
-    compare.compare(["one", "other"], [0], [], "accuracy")
-    assert (stopped / ".checkpoints/train-1/00003-abc.pt").exists() and not ended.exists()
+def test_a_comparison_that_ends_deletes_its_clones_but_none_that_others_need(finished):
+    """They run something there, or a training was stopped there; a finished training leaves no *.pt."""
+    names = {"ended": "lock", "stopped": "00003-abc.pt", "used": "lock"}
+    clones = {}
+    for name, file in names.items():
+        finished(name)
+        clones[name] = Plan(contender(name), 0, (), {}).clone
+        (clones[name] / ".checkpoints/train-1").mkdir(parents=True)
+        (clones[name] / ".checkpoints/train-1" / file).touch()
+        clones[name].with_suffix(".lock").touch()
+    with compare.held(clones["used"]):
+        compare.compare([*names], [0], [], "accuracy")
+    assert [name for name, clone in clones.items() if clone.exists()] == ["stopped", "used"]
 
 
 def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):

@@ -136,7 +136,8 @@ def read_table(path: Path) -> pd.DataFrame:
     (columns,) = (columns for table, columns in COLUMNS.items() if path.match(table))
     numbers = [name for name, kind in columns.items() if kind != "str"]
     try:
-        table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]))
+        with np.errstate(invalid="ignore"):  # of whole numbers that are too large, after which pandas refuses them
+            table = pd.read_csv(path, dtype=columns, keep_default_na=False, na_values=dict.fromkeys(numbers, [""]))
         is_whole = columns.keys() <= set(table) and not np.isinf(table[numbers]).to_numpy().any()
     except FileNotFoundError:
         raise missing(path) from None
