@@ -101,7 +101,7 @@ def measure(kind: str, steps: int) -> float:
     """Images a second over `steps` steps, after a warm-up."""
     params = params_of("fast")
     batch = BATCH if kind == "airbench94" else params.batch_size
-    images = batch * (WARM_UP + steps + 4)  # more than is used: no epoch ends on the clock
+    images = batch * (WARM_UP + steps + 4)  # more than needed: no epoch ends while timed
     prepare(params.deterministic)
     train = airbench94_training(random_images(images)) if kind == "airbench94" else training_of(params, images)
     train(WARM_UP)

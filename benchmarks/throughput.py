@@ -96,7 +96,7 @@ def plain_training(split: Split, params: Params) -> Callable[[int], None]:
 def measure(kind: str, recipe: str, steps: int) -> float:
     """Images a second over `steps` steps, after a warm-up: of the plain loop, or of the pipeline in a precision."""
     params = params_of(recipe)
-    images = params.batch_size * (WARM_UP + steps + 4)  # more than is used: no epoch ends on the clock
+    images = params.batch_size * (WARM_UP + steps + 4)  # more than needed: no epoch ends while timed
     if kind == "plain":
         train = plain_training(random_images(images), params)
     else:

@@ -36,7 +36,7 @@ def trainer_of(params: Params, images: np.ndarray) -> Trainer:
 
 
 def training_of(params: Params, images: int) -> Callable[[int], None]:
-    """A function that trains for so many steps, all of whole batches, on about so many `images`."""
+    """A function that trains for a number of steps, all of whole batches, on about `images` images."""
     split = random_images(images // params.batch_size * params.batch_size)
     trainer = trainer_of(params, split.images)
     trainer.network.begin_epoch(params.epochs - 1)  # without what is trained in the first epochs only

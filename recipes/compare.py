@@ -131,9 +131,9 @@ def refuse_other_data(one: Plan, other: Plan) -> None:
     for key in ("dataset", "shapes.test") if dataset == "shapes" else ("dataset",):
         if a.get(key) != b.get(key):
             found = f"{key} is {a.get(key)} and {b.get(key)}"
-            raise InputError(f"{one.name} and {other.name} have different test images: {found}; give both the same")
+            raise InputError(f"{one.name} and {other.name} have different test images: {found}; set both the same")
     if dataset == "folder" and pictures_at(one.contender.commit) != pictures_at(other.contender.commit):
-        raise InputError(f"{one.name} and {other.name} have other pictures in {PICTURES}/; compare runs with the same")
+        raise InputError(f"{one.name} and {other.name} have different pictures in {PICTURES}/; use the same in both")
 
 
 def refuse_other_test_images(one: Run, other: Run) -> None:
@@ -148,7 +148,7 @@ def refuse_other_test_images(one: Run, other: Run) -> None:
     images, labels = TEST_FILES
     differ = a[images]["size"] == b[images]["size"] and a[images]["md5"] != b[images]["md5"]
     if differ or a[labels]["md5"] != b[labels]["md5"]:
-        raise InputError(f"{one.name} and {other.name} were evaluated on different test images; give both the same")
+        raise InputError(f"{one.name} and {other.name} were evaluated on different test images; choose other runs")
 
 
 def find_run(wanted: Plan) -> Run | None:

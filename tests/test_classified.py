@@ -183,7 +183,7 @@ def test_what_it_needs_is_asked_for_in_one_line_before_any_work(folder, monkeypa
 def test_a_picture_is_not_replaced_by_its_heatmap(folder, monkeypatch, capsys):
     before = (folder / "photos/a.png").read_bytes()
     assert call(monkeypatch, "photos", "--heatmap", "photos/deeper/../a.png") == 1
-    said = "error: --heatmap photos/deeper/../a.png is among the pictures to classify; name a file elsewhere\n"
+    said = "error: --heatmap photos/deeper/../a.png is among the pictures to classify; name another file\n"
     assert capsys.readouterr() == ("", said)
     assert (folder / "photos/a.png").read_bytes() == before
 

@@ -144,13 +144,13 @@ def contender(name: str, **changes: object) -> Contender:
 
 
 DIFFERENT = [
-    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "have different test images: dataset is cifar10 and shapes; give"),
+    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "have different test images: dataset is cifar10 and shapes; set"),
     (
         {"dataset": "shapes"},
         {"dataset": "shapes", "shapes": {"test": 50}},
         "have different test images: shapes.test is",
     ),
-    ({}, {}, "have other pictures in data/images/; compare runs with the same"),
+    ({}, {}, "have different pictures in data/images/; use the same in both"),
     ({"dataset": ["x"]}, {}, "have different test images: dataset is ['x'] and folder"),  # which its own code refuses
 ]
 
@@ -193,7 +193,7 @@ def test_runs_on_other_test_images_are_not_compared(finished):
     finished("large", images="3", size=12_288)  # another folder.size
     finished("other", images="3", labels="2", size=12_288)
     for names in ["red", "blue"], ["red", "large", "other"]:
-        told = f"red-seed-0 and {names[-1]}-seed-0 were evaluated on different test images; give both the same"
+        told = f"red-seed-0 and {names[-1]}-seed-0 were evaluated on different test images; choose other runs"
         with pytest.raises(InputError, match=f"^{told}$"):
             compare.compare(names, [0, 1], [], "accuracy")
     runs = compare.compare(["red", "large"], [0, 1], [], "accuracy")

@@ -88,7 +88,7 @@ def list_images(folder: Path, *, test_share: float, seed: int) -> Listing:
     """The picture files in `folder`, which has train/<class>/ and test/<class>/, or <class>/ alone.
 
     Without train/ and test/, a `test_share` of each class is for testing: at least one picture, never all. These are
-    the ones with the lowest hash of `seed`, class and file name, so that a new picture moves at most one of the others.
+    the ones with the lowest hash of `seed`, class and file name, so that a new picture moves at most one old one.
     Raises InputError if the folders are laid out in another way, or if a class has too few pictures.
     """
     _refuse_links(folder)

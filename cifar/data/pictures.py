@@ -71,10 +71,10 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 
 
 def without_warnings() -> warnings.catch_warnings:
-    """For a block in which pictures are read: Pillow's warnings about their metadata are not shown.
+    """A context that hides Pillow's warnings about metadata.
 
-    Enter it in the thread that starts the others, around them: all threads share Python's warning filters, and two that
-    change them at once can leave them wrong.
+    Enter it before the reading threads start: all threads share Python's warning filters, and two that change them at
+    once can leave them wrong.
     """
     return warnings.catch_warnings(action="ignore")
 

@@ -40,7 +40,7 @@ def predict(
 
     With a test-time `augmentation` they are the weighted mean over several views of each image: see `views`. The
     progress bar, which appears after a second, is called `label`. The images are computed in batches of
-    PIXELS pixels, which several processes share; each of them gets all logits.
+    PIXELS pixels, shared by several processes; each process gets all logits.
     """
     batch_size = images_at_once(images.shape, PIXELS)
     device = next(network.parameters()).device

@@ -97,7 +97,7 @@ def _check_writable(path: Path, pictures: Sequence[Path]) -> None:
     if path.is_dir():
         raise InputError(f"--heatmap {path} is a folder; name another file")
     if os.path.realpath(path) in map(os.path.realpath, pictures):
-        raise InputError(f"--heatmap {path} is among the pictures to classify; name a file elsewhere")
+        raise InputError(f"--heatmap {path} is among the pictures to classify; name another file")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise InputError(f"--heatmap {path}: there is no folder {path.parent} that can be written; name another")
 

@@ -75,7 +75,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def _forget_killed(path: Path) -> None:
-    """Delete what processes that have ended have left half written of `path`."""
+    """Delete half-written copies of `path` that ended processes left."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         number = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
         if number.isdecimal() and not _is_alive(int(number)):

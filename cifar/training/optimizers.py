@@ -79,7 +79,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     """A matrix (m, n) with the singular vectors of `matrix` and singular values near 1: three Newton-Schulz steps.
 
     First the matrix is divided by its Frobenius norm. Singular values above 0.013 of that norm end between 0.5 and 1.2,
-    smaller ones lower. Among 512 equal ones, each is 0.044 of it.
+    smaller ones lower. If 512 are equal, each is 0.044 of the norm.
     """
     a, b, c = QUINTIC
     is_tall = matrix.shape[0] > matrix.shape[1]
