@@ -21,7 +21,7 @@ from cifar.results import words
 from cifar.results.heatmaps import METHODS, shown_mistakes
 from cifar.results.vega import CHARTS, draw
 from cifar.system.device import differences
-from cifar.system.errors import InputError
+from cifar.system.errors import InputError, next_move
 from cifar.system.files import read_json, write_text
 from recipes import mistakes
 from recipes.finished import COPIED, DATA, read_table
@@ -116,12 +116,13 @@ def load(folder: Path) -> Data:
         raise InputError(
             f"{folder}/ lacks {', '.join(lacking)}; name the folder of a finished run too, to copy them from"
         )
-    return Data(
-        {path.stem: read_json(path) for path in paths if path.suffix == ".json"},
-        {path.stem: read_table(path) for path in paths if path.suffix == ".csv"},
-        read_yaml(folder / "params.yaml"),
-        (folder / "summary.txt").read_text(encoding="utf-8").rstrip(),
-    )
+    with next_move(f"bring {folder}/ back, or name the folder of a finished run too"):
+        return Data(
+            {path.stem: read_json(path) for path in paths if path.suffix == ".json"},
+            {path.stem: read_table(path) for path in paths if path.suffix == ".csv"},
+            read_yaml(folder / "params.yaml"),
+            (folder / "summary.txt").read_text(encoding="utf-8").rstrip(),
+        )
 
 
 def head(data: Data, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,9 +225,11 @@ def progress(history: pd.DataFrame, followed: str) -> str:
     before, last = history.iloc[math.ceil(epochs * 0.75) - 1], history.iloc[-1]
     gain = round(100 * (last["val_accuracy"] - before["val_accuracy"]), 1)
     moved = f"{'rose' if gain > 0 else 'fell'} by {abs(gain):.1f} points" if gain else "stayed the same"
+    start, end = (f"{row['lr']:.3g}" for row in (before, last))
+    rate = f"stayed at {end}" if start == end else f"went from {start} to {end}"
     text = (
         f"From epoch {int(before['epoch'])} to {int(last['epoch'])} the {followed} accuracy {moved}, while the "
-        f"learning rate went from {before['lr']:.3g} to {last['lr']:.3g}."
+        f"learning rate {rate}."
     )
     best = history.loc[history["val_accuracy"].idxmax()]
     if best["val_accuracy"] > last["val_accuracy"]:

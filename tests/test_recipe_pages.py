@@ -283,6 +283,8 @@ def test_the_end_of_a_training_is_told_by_its_last_quarter():
     assert page.progress(pd.DataFrame(table), "test") == (
         "From epoch 6 to 8 the test accuracy stayed the same, while the learning rate went from 0.4 to 0.1."
     )
+    table["lr"] = [0.1] * 8
+    assert page.progress(pd.DataFrame(table), "test").endswith(", while the learning rate stayed at 0.1.")
 
 
 def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):

@@ -71,7 +71,9 @@ class Journal:
         try:
             with zipfile.ZipFile(self.files) as archive:
                 return [(entry, archive.read(entry)) for entry in archive.infolist()]
-        except (zipfile.BadZipFile, EOFError, OSError):
+        except MemoryError:
+            raise
+        except Exception:  # zipfile and zlib raise errors of many kinds for a damaged archive
             _set_aside(self.files)
             return []
 
