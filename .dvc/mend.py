@@ -60,10 +60,15 @@ def mend_lock(path: Path) -> None:
 
 def restore(path: Path, content: bytes) -> bool:
     """Put the version back that Git has; False if Git says that there is none. Ends in one line if Git cannot tell."""
-    if has_conflict(content):
+    if git("ls-files", "--unmerged", "--", str(path)).stdout:
         sys.exit(
             f"error: {path} is in a merge conflict; take one side (`git checkout --ours {path}` or --theirs), "
             f"`git add {path}`, and give the same command again"
+        )
+    if b"\n<<<<<<< " in b"\n" + content:
+        sys.exit(
+            f"error: {path} holds both sides of a merge; take one: `git log -- {path}` lists commits, "
+            f"`git checkout COMMIT -- {path}` takes that of a commit"
         )
     for version, name in (f":./{path}", "staged"), (f"HEAD:./{path}", "committed"):
         ended = git("show", version)
@@ -88,11 +93,6 @@ def is_lock(content: bytes) -> bool:
         raise
     except Exception:  # for a value that does not fit its tag or form ruamel.yaml raises whatever its parsers do
         return False
-
-
-def has_conflict(content: bytes) -> bool:
-    """Did a merge leave both sides in dvc.lock?"""
-    return b"\n<<<<<<< " in b"\n" + content or bool(git("ls-files", "--unmerged", "--", LOCK).stdout)
 
 
 def git(*words: str) -> subprocess.CompletedProcess:

@@ -19,7 +19,7 @@ from cifar.nn.saved import load_model
 from cifar.results.predictions import load_predictions
 from cifar.results.scores import log_softmax
 from cifar.system.device import pick_device, prepare
-from cifar.system.errors import InputError
+from cifar.system.errors import InputError, next_move, one_line
 from cifar.system.files import read_json
 from cifar.system.stage import run
 
@@ -31,7 +31,8 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="the labels that people have judged")
     arguments = parser.parse_args()
     images, labels = load_split("test")
-    is_wrong = judged_wrong(read_json(arguments.file), labels)
+    with next_move("give a file as `--help` describes it"):
+        is_wrong = judged_wrong(read_json(arguments.file), labels)
     prepare(deterministic=True)
     model = load_model()
     network = model.network.to(pick_device())
@@ -44,12 +45,16 @@ def main() -> None:
 
 
 def judged_wrong(judged: dict, labels: np.ndarray) -> np.ndarray:
-    """Is a label judged wrong? bool (N,); raises InputError when the file is of other labels."""
+    """Is a label judged wrong? bool (N,); raises InputError when the file is of another form or of other labels."""
     is_wrong = np.zeros(len(labels), dtype=bool)
-    for image in judged["images"]:
-        if image["index"] >= len(labels) or labels[image["index"]] != image["label"]:
-            raise InputError(f"image {image['index']} has another label in the file; is it of this data set?")
-        is_wrong[image["index"]] = image["votes"]["given"] < MAJORITY
+    try:
+        rows = [(int(image["index"]), image["label"], image["votes"]["given"] < MAJORITY) for image in judged["images"]]
+    except (LookupError, TypeError, ValueError) as error:
+        raise InputError(f"the file has no list of judged images: {type(error).__name__} {one_line(error)}") from None
+    for index, label, is_judged_wrong in rows:
+        if not 0 <= index < len(labels) or labels[index] != label:
+            raise InputError(f"image {index} has another label in the file")
+        is_wrong[index] = is_judged_wrong
     return is_wrong
 
 

@@ -29,6 +29,7 @@ from recipes.values import (
     values_with,
 )
 
+BEFORE = Path(".dvc/tmp/params-before-queue.yaml")
 # What `compare` compares by: metrics of `evaluate` between 0 and 1 of which more is better.
 COMPARED = "accuracy", "tta_accuracy", "top5_accuracy", "accuracy_without_duplicates", "balanced_accuracy", "macro_f1"
 
@@ -200,7 +201,11 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
         raise InputError("params.yaml is missing; `git checkout -- params.yaml` brings the committed one back")
     if not force:
         refuse_to_lose_changes()
+    if BEFORE.exists():
+        raise InputError(f"an earlier `queue` was killed; your params.yaml is {BEFORE}: move it back or delete it")
     before = PARAMS.read_bytes()
+    with replacing(BEFORE) as part:
+        part.write_bytes(before)
     try:
         for recipe in recipes:
             write_text(PARAMS, recipe_text(recipe))
@@ -208,6 +213,7 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
     finally:
         with replacing(PARAMS) as part:
             part.write_bytes(before)
+        BEFORE.unlink()
 
 
 def page(arguments: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
 PICTURES = "data/images"
 PREDICTIONS = "data/predictions.npz"
-TEST_FILES = "data/dataset/test_images.npy", "data/dataset/test_labels.npy"
+SPLITS = {"evaluate": "data/dataset/test", "train": "data/dataset/train"}  # by the stage that reads them
 
 
 class Contender(NamedTuple):
@@ -77,7 +77,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
     """The runs of each contender, one per seed; missing ones are run as experiments first.
 
     Raises InputError as soon as it is known that a contender's runs have no such metric, or that two runs with the same
-    seed have different test images.
+    seed have different test images, or different pictures of your own to train on.
     """
     if len(names) < 2 or len({*names}) < len(names):
         raise InputError("compare needs two different names or more: recipes, experiments or revisions")
@@ -93,7 +93,9 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
     for (name, seed), each in plans.items():
         runs[name, seed] = find_run(each) or run(each)
         value_of(runs[name, seed], metric)
-        refuse_other_test_images(runs[names[0], seed], runs[name, seed])
+        refuse_other_images("evaluate", runs[names[0], seed], runs[name, seed])
+        if each.values.get("dataset") == "folder":
+            refuse_other_images("train", runs[names[0], seed], runs[name, seed])
     for clone in {each.clone for each in plans.values()}:
         delete_unless_needed(clone)
     return [[runs[name, seed] for seed in seeds] for name in names]
@@ -131,24 +133,22 @@ def refuse_other_data(one: Plan, other: Plan) -> None:
     for key in ("dataset", "shapes.test") if dataset == "shapes" else ("dataset",):
         if a.get(key) != b.get(key):
             found = f"{key} is {a.get(key)} and {b.get(key)}"
-            raise InputError(f"{one.name} and {other.name} have different test images: {found}; set both the same")
+            raise InputError(f"{one.name} and {other.name} have different test images: {found}; use one for both")
     if dataset == "folder" and pictures_at(one.contender.commit) != pictures_at(other.contender.commit):
         raise InputError(f"{one.name} and {other.name} have different pictures in {PICTURES}/; use the same in both")
 
 
-def refuse_other_test_images(one: Run, other: Run) -> None:
-    """Raise InputError if two runs were evaluated on different test images, by what dvc.lock records.
+def refuse_other_images(stage: str, one: Run, other: Run) -> None:
+    """Raise InputError if the stage read different images in two runs, by what dvc.lock records.
 
     Images of another size (`folder.size`) may show the same pictures: there the labels alone are compared.
     """
-    a, b = (
-        {dep["path"]: dep for dep in lock_at(run.commit)["evaluate"]["deps"] if dep["path"] in TEST_FILES}
-        for run in (one, other)
-    )
-    images, labels = TEST_FILES
+    a, b = ({dep["path"]: dep for dep in lock_at(run.commit)[stage]["deps"]} for run in (one, other))
+    images, labels = f"{SPLITS[stage]}_images.npy", f"{SPLITS[stage]}_labels.npy"
     differ = a[images]["size"] == b[images]["size"] and a[images]["md5"] != b[images]["md5"]
     if differ or a[labels]["md5"] != b[labels]["md5"]:
-        raise InputError(f"{one.name} and {other.name} were evaluated on different test images; choose other runs")
+        what = "evaluated on different test" if stage == "evaluate" else "trained on different"
+        raise InputError(f"{one.name} and {other.name} were {what} images; choose other runs")
 
 
 def find_run(wanted: Plan) -> Run | None:
@@ -166,16 +166,23 @@ def find_run(wanted: Plan) -> Run | None:
 def lock_at(commit: str) -> dict[str, Any]:
     """The stages in the dvc.lock of a commit, none where there is no dvc.lock."""
     text = git("show", f"{commit}:./dvc.lock", check=False)
-    return parse_yaml(text, "dvc.lock").get("stages", {}) if text else {}
+    return parse_yaml(text, "dvc.lock").get("stages") or {} if text else {}
 
 
 def is_of(lock: dict[str, Any], wanted: Plan) -> bool:
-    """Did `evaluate` and all stages that it builds on run with the wanted params and code, as dvc.lock tells?"""
-    stages = stages_up_to("evaluate", lock)
-    params = {key: value for stage in stages for key, value in stage.get("params", {}).get(PARAMS.name, {}).items()}
-    code = {dep["path"]: dep["md5"] for stage in stages for dep in stage["deps"] if dep["path"].endswith(".py")}
+    """Did `evaluate` and all stages that it builds on run with the wanted params and code, as dvc.lock tells?
+
+    A dvc.lock that is cut off within them does not tell.
+    """
+    try:
+        stages = stages_up_to("evaluate", lock)
+        params = {key: value for stage in stages for key, value in stage.get("params", {}).get(PARAMS.name, {}).items()}
+        code = {dep["path"]: dep["md5"] for stage in stages for dep in stage["deps"] if dep["path"].endswith(".py")}
+        outs = {out["path"]: out["md5"] for stage in stages for out in stage["outs"]}
+    except (AttributeError, KeyError, TypeError):
+        return False
     return (
-        bool(stages)
+        PREDICTIONS in outs
         and flatten(params) == flatten({key: wanted.values.get(key) for key in params})
         and all(md5_of(path, wanted.contender.commit) == md5 for path, md5 in code.items())
     )

@@ -94,8 +94,11 @@ def image_size(folder: Path) -> list[int]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A CSV file whose classes may have names like `01` or `nan`."""
-    return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+    """A CSV file whose classes may have names like `01` or `nan`; raises InputError when it is damaged."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+    except ValueError:
+        raise InputError(f"{path} is damaged; run `make repro` in its clone") from None
 
 
 def count_confusion(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -23,7 +23,12 @@ def recipe_names() -> list[str]:
 
 
 def recipe_text(name: str) -> str:
-    return (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    """The file of the recipe; raises InputError when it is not UTF-8."""
+    path = FOLDER / f"{name}.yaml"
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text; save it as UTF-8") from None
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from cifar.system.stage import start_stage
 start_stage(__name__)
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from cifar.config.params import load_params
@@ -22,7 +23,8 @@ from cifar.system.stage import run
 
 def main() -> None:
     params = load_params("download")
-    with filling(FOLDER) as folder:  # a bad picture, for example, is met when others have been written
+    # A bad picture, for example, is met when others have been written.
+    with filling(FOLDER) as folder, ExitStack() as until_written:
         if params.dataset == "cifar10":
             cifar10_dir = os.environ.get("CIFAR10_DIR")
             (train, test, classes), source, skipped = find_dataset(Path("data/raw"), cifar10_dir, params.mirrors)
@@ -31,8 +33,8 @@ def main() -> None:
         elif params.dataset == "folder":
             listing = list_images(IMAGES, test_share=params.folder.test_share, seed=params.seed)
             classes, total = listing.classes, sum(map(len, [*listing.train.values(), *listing.test.values()]))
-            with progress(None, total, "read", "images") as bar:
-                train, test = build_splits(listing, params.folder.size, bar.update)
+            bar = until_written.enter_context(progress(None, total, "read", "images"))
+            train, test = build_splits(listing, params.folder.size, bar.update)  # pictures are read as they are saved
             save_names("train", train, folder)
             save_names("test", test, folder)
             source = f"of {params.folder.size}x{params.folder.size} pixels in {len(classes)} classes from {IMAGES}/"

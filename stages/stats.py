@@ -33,14 +33,14 @@ def main() -> None:
 
     mean, std = channel_statistics(train.images)
     refuse_constant(mean, std)
+    training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
+    policy = build_policy(params.augment, list(mean.values()), train.images.shape[1])
+    augmented = first_augmented(training, policy, params.batch_size, params.seed)
     sizes = {"images": len(train.images), "test_images": len(test.images)}
     write_json("metrics/stats.json", sizes | {"mean": mean, "std": std})
     write_csv(FOLDER / "class_counts.csv", count_classes({"train": train, "test": test}, classes))
     draw_samples(train, classes)
-
-    training = train.take(hold_out(train.labels, params.val_size, params.seed)[0])
-    policy = build_policy(params.augment, list(mean.values()), train.images.shape[1])
-    draw_augmented(*first_augmented(training, policy, params.batch_size, params.seed), classes)
+    draw_augmented(*augmented, classes)
 
     duplicates = find_duplicates(train, test)
     found = counts(duplicates)

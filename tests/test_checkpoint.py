@@ -266,7 +266,7 @@ def test_another_environments_epochs_are_named_and_not_taken(root, capsys):
     here = Checkpoints("train-1", HERE)
     assert here.load() is None
     differences = "instructions amx_bf16, here none more; threads 4, here 2"
-    line = f"7 epochs of this training ran in another environment ({differences})"
+    line = f"this training has reached epoch 7 in another environment ({differences})"
     assert capsys.readouterr().err == f"{line}; set CARRY_ON=1 to continue from there\n"
     here.save(8, state_of(8))  # once this machine is ahead, the other's epochs are of no use
     assert here.load()["history"][0]["epoch"] == 8

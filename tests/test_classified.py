@@ -90,6 +90,16 @@ def test_the_model_may_lie_elsewhere(model, folder, monkeypatch, capsys):
     assert "other " in capsys.readouterr().out
 
 
+def test_damage_to_a_model_elsewhere_is_not_for_make_repro_to_mend(model, folder, monkeypatch, capsys):
+    save_model(model, AIRNET, {}, folder=folder / "elsewhere")
+    os.truncate(folder / "elsewhere/model.safetensors", 100)
+    assert call(monkeypatch, "photos/a.png", "--model", "elsewhere") == 1
+    assert capsys.readouterr().err == (
+        "error: elsewhere/model.safetensors is damaged or from another training than model.json; "
+        "make or copy elsewhere again, or name another folder\n"
+    )
+
+
 def test_a_folder_is_all_pictures_in_it_a_line_each(model, folder, monkeypatch, capsys):
     assert call(monkeypatch, "photos") == 0
     said = capsys.readouterr()

@@ -17,19 +17,19 @@ from projects import Project
 from cifar.system.errors import InputError
 from recipes import compare
 from recipes.__main__ import parse
-from recipes.compare import Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
+from recipes.compare import PREDICTIONS, Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
 from recipes.finished import refuse_unfinished
 
 LOCK = {
-    "download": {"deps": [{"path": "cifar/a.py", "md5": "1"}], "outs": [{"path": "data/dataset"}]},
+    "download": {"deps": [{"path": "cifar/a.py", "md5": "1"}], "outs": [{"path": "data/dataset", "md5": "9"}]},
     "train": {
         "deps": [{"path": "cifar/b.py", "md5": "2"}, {"path": "data/dataset/x.npy", "md5": "9"}],
         "params": {"params.yaml": {"epochs": 2, "loss": {"name": "nll"}}},
-        "outs": [{"path": "models/model.safetensors"}],
+        "outs": [{"path": "models/model.safetensors", "md5": "8"}],
     },
     "evaluate": {
         "deps": [{"path": "models/model.safetensors", "md5": "8"}],
-        "outs": [{"path": "data/predictions.npz"}],
+        "outs": [{"path": "data/predictions.npz", "md5": "7"}],
     },
     "gradcam": {
         "deps": [{"path": "cifar/c.py", "md5": "3"}, {"path": "data/predictions.npz", "md5": "7"}],
@@ -52,6 +52,8 @@ def test_a_run_counts_by_the_params_and_code_of_all_that_evaluate_builds_on(monk
     assert not is_of(LOCK, plan(VALUES | {"loss": {"name": "nll", "label_smoothing": 0.1}}))
     assert not is_of(LOCK, plan({"epochs": 2}))
     assert not is_of({}, plan(VALUES))
+    for cut in None, {"deps": None}, {"deps": [{"path": "a"}]}, {**LOCK["evaluate"], "outs": [{"path": PREDICTIONS}]}:
+        assert not is_of(LOCK | {"evaluate": cut}, plan(VALUES))  # cut off there
     code["cifar/a.py"] = "other"
     assert not is_of(LOCK, plan(VALUES))
 
@@ -144,7 +146,7 @@ def contender(name: str, **changes: object) -> Contender:
 
 
 DIFFERENT = [
-    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "have different test images: dataset is cifar10 and shapes; set"),
+    ({"dataset": "cifar10"}, {"dataset": "shapes"}, "have different test images: dataset is cifar10 and shapes; use"),
     (
         {"dataset": "shapes"},
         {"dataset": "shapes", "shapes": {"test": 50}},
@@ -167,7 +169,10 @@ def test_contenders_with_other_test_images_are_refused_before_anything_runs(monk
 
 @pytest.fixture
 def finished(monkeypatch, trees, tmp_path):
-    """Contenders that have run all seeds: finished(name, hashes of the test images and labels, bytes of the images)."""
+    """Contenders that have run all seeds.
+
+    finished(name, hash of the test images, of their labels, bytes of the images, hash of the training images).
+    """
     contenders, locks = {}, {}
     monkeypatch.setattr(compare, "find_contender", contenders.get)
     monkeypatch.setattr(
@@ -176,13 +181,15 @@ def finished(monkeypatch, trees, tmp_path):
     monkeypatch.setattr(compare, "lock_at", locks.get)
     monkeypatch.setattr(compare, "CLONES", tmp_path)
 
-    def add(name: str, images: str = "1", labels: str = "1", size: int = 3072) -> None:
+    def add(name: str, images: str = "1", labels: str = "1", size: int = 3072, train: str = "1") -> None:
         contenders[name] = contender(name)
         trees[contenders[name].commit] = ""
         for seed in 0, 1:
             deps = [{"path": "data/dataset/test_images.npy", "md5": images, "size": size}]
             deps += [{"path": "data/dataset/test_labels.npy", "md5": labels, "size": 138}]
-            locks[f"{name} {seed}"] = {"evaluate": {"deps": deps}}
+            trained = [{"path": "data/dataset/train_images.npy", "md5": train, "size": size}]
+            trained += [{"path": "data/dataset/train_labels.npy", "md5": "1", "size": 138}]
+            locks[f"{name} {seed}"] = {"evaluate": {"deps": deps}, "train": {"deps": trained}}
 
     return add
 
@@ -192,6 +199,9 @@ def test_runs_on_other_test_images_are_not_compared(finished):
     finished("blue", images="2")
     finished("large", images="3", size=12_288)  # another folder.size
     finished("other", images="3", labels="2", size=12_288)
+    finished("more", train="2")  # pictures of which Git knows nothing
+    with pytest.raises(InputError, match="^red-seed-0 and more-seed-0 were trained on different images; choose other"):
+        compare.compare(["red", "more"], [0, 1], [], "accuracy")
     for names in ["red", "blue"], ["red", "large", "other"]:
         told = f"red-seed-0 and {names[-1]}-seed-0 were evaluated on different test images; choose other runs"
         with pytest.raises(InputError, match=f"^{told}$"):

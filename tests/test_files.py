@@ -11,6 +11,7 @@ from damage import Evil
 from cifar.system.errors import InputError
 from cifar.system.files import (
     check_checksums,
+    filling,
     read_array,
     read_arrays,
     read_json,
@@ -32,6 +33,21 @@ def test_a_failure_leaves_the_old_file_and_nothing_half_written(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["artifact.txt"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_taken_over(tmp_path):
+    left = tmp_path / f".dataset.{os.getpid()}.part"
+    left.mkdir()
+    (left / "other.txt").write_text("of another data set")
+    with filling(tmp_path / "dataset") as folder:
+        write_text(folder / "own.txt", "")
+    assert os.listdir(tmp_path) == ["dataset"] and os.listdir(tmp_path / "dataset") == ["own.txt"]
+
+
+@pytest.mark.parametrize("path", [".", "", "/"])
+def test_a_path_without_a_name_is_one_line(path):
+    with pytest.raises(InputError, match="^cannot write .*: it is a folder; name a file$"):
+        write_text(path, "")
 
 
 def test_a_failure_before_the_first_byte_is_the_one_that_is_reported(tmp_path):

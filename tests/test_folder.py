@@ -245,6 +245,28 @@ def test_the_stage_writes_the_arrays_of_the_contract(project, capsys):
     )
 
 
+def test_pictures_are_counted_while_they_are_read(project, monkeypatch):
+    counted = []
+
+    class Bar:
+        is_open = False
+
+        def __enter__(self):
+            self.is_open = True
+            return self
+
+        def __exit__(self, *_):
+            self.is_open = False
+
+        def update(self, count: int = 1) -> None:
+            assert self.is_open  # a bar of tqdm shows nothing once it is closed
+            counted.append(count)
+
+    monkeypatch.setattr(download, "progress", lambda _, total, *__: counted.append(-total) or Bar())
+    download.main()
+    assert counted[0] == -18 and sum(counted) == 0
+
+
 def test_git_leaves_pictures_out_but_not_the_readme_and_what_dvc_writes_and_dvc_looks_into_the_folder():
     ours = ["data/images/README.md", "data/images/cat.dvc"]
     pictures = ["data/images/cat/1.png", "data/images/train/cat/1.png"]

@@ -9,6 +9,7 @@ from cleanlab.rank import get_label_quality_scores, order_label_issues
 
 from benchmarks import label_issues
 from cifar.results.labels import describe, find_label_issues, save_label_issues, self_confidences
+from cifar.system.errors import InputError
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
@@ -20,6 +21,15 @@ def draw(count: int = 2000) -> tuple[np.ndarray, np.ndarray]:
     logits = 2 * random.normal(size=(count, 10))
     logits[np.arange(count), labels] += 4
     return logits.astype(np.float32), labels
+
+
+@pytest.mark.parametrize("judged", [{}, {"images": 1}, {"images": [{"index": 0, "label": 3}]}, {"images": [[]]}])
+def test_a_file_of_another_form_is_one_line(judged):
+    with pytest.raises(InputError, match="^the file has no list of judged images: "):
+        label_issues.judged_wrong(judged, np.array([3]))
+    for index in -1, 1:
+        with pytest.raises(InputError, match=f"^image {index} has another label in the file$"):
+            label_issues.judged_wrong({"images": [{"index": index, "label": 3, "votes": {"given": 5}}]}, np.array([3]))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -164,8 +164,14 @@ def test_a_merge_conflict_is_left_to_the_person_who_merges(committed):
     status, said = mend()
     assert status == 1 and said.startswith(f"error: {LOCK} is in a merge conflict; take one side") and "\n" in said
     assert said.count("\n") == 1 and LOCK.read_bytes() == both
-    git("add", LOCK)  # with both sides in it
+    git("add", LOCK)  # with both sides in it, after which Git knows no sides
+    status, said = mend()
+    assert status == 1 and said.startswith(f"error: {LOCK} holds both sides of a merge; take one: `git log -- {LOCK}`")
+    assert said.count("\n") == 1 and LOCK.read_bytes() == both
+    git("commit", "--quiet", "--message=merged")
     assert mend() == (1, said) and LOCK.read_bytes() == both
+    git("checkout", "HEAD^1", "--", LOCK)  # as it says
+    assert mend() == (0, "") and b"size: 2" in LOCK.read_bytes()
 
 
 PIPELINE = """\

@@ -168,6 +168,23 @@ def test_transforms_that_change_the_shape_of_some_images_only_are_told(images, t
             augmented(policy_of(transforms, MEAN, 32), images, (0, epoch, 0))
 
 
+HOLES = "CoarseDropout", {"hole_height_range": [8, 8], "hole_width_range": [8, 8], "fill": 0, "p": 1}
+BORDER = "Pad", {"padding": 4, "border_mode": "BORDER_CONSTANT", "fill": 0}
+
+
+@pytest.mark.parametrize("transforms", [
+    [("ToFloat", {}), BORDER, ("RandomCrop", {"height": 32, "width": 32}), ("FromFloat", {})],
+    [("ToFloat", {}), HOLES, ("FromFloat", {})],
+    [("ToFloat", {}), ("FromFloat", {"p": 0.5})],
+])  # fmt: skip
+def test_float_images_do_not_reach_what_takes_whole_batches_of_bytes(images, transforms):
+    with pytest.raises(InputError, match="^augment (has float32 images after .*Float,|turns images into float32)"):
+        for epoch in range(20):
+            augmented(policy_of(transforms, MEAN, 32), images, (0, epoch, 0))
+    within = [("ToFloat", {}), ("Rotate", {"limit": [0, 0]}), ("FromFloat", {})]  # one by one, and back
+    assert (augmented(policy_of(within, MEAN, 32), images) == images).all()
+
+
 def test_alternating_flips_show_both_sides_in_turn():
     # Jordan (2024), section 3.6: a random half at first, and from then on the other side in each epoch.
     policy = policy_of([("AlternatingFlip", {})], MEAN, 32)

@@ -229,6 +229,29 @@ def test_comments_in_an_applied_recipe_are_a_change_too(recipes):
     assert Path("params.yaml").read_text() == noted
 
 
+def test_a_recipe_that_is_not_utf_8_is_one_line(recipes):
+    Path("recipes/mine.yaml").write_bytes("# \xe9\n".encode("latin-1"))
+    for words in ["list"], ["apply", "mine"]:
+        refused = recipes(*words)
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: recipes/mine.yaml is not ") and refused.stderr.count("\n") == 1
+
+
+def test_a_queue_that_was_killed_has_not_lost_params_yaml(recipes, monkeypatch):
+    edited = (ROOT / "params.yaml").read_text().replace("epochs: 24", "epochs: 25")
+    Path("params.yaml").write_text(edited)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda *_, **__: None)  # as far as a killed one gets
+        recipes("queue", "demo", "--force")
+    Path("params.yaml").write_text("")
+    refused = recipes("queue", "demo", "--force")
+    kept = ".dvc/tmp/params-before-queue.yaml"
+    assert refused.stderr == (
+        f"error: an earlier `queue` was killed; your params.yaml is {kept}: move it back or delete it\n"
+    )
+    assert Path(kept).read_text() == edited
+
+
 def test_a_queue_needs_a_params_yaml_to_bring_back(recipes):
     Path("params.yaml").unlink()
     refused = recipes("queue", "demo")

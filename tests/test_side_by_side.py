@@ -289,6 +289,11 @@ def weights_of_another_training(lock: str) -> str:
             "params.yaml has changed since the run: seed; ",
         ),
         (
+            "params.yaml",
+            lambda text: re.sub(r"(\naugment:.*?\n)(\w)", r"\1- name: Transpose\n\2", text, count=1, flags=re.DOTALL),
+            "params.yaml has changed since the run: augment.",
+        ),
+        (
             "metrics/train.json",
             lambda text: f"{text} ",
             "metrics/train.json is not of the run in dvc.lock; run `dvc repro`, or `git ",

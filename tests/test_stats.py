@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from cifar.config.params import read_yaml
 from cifar.data.splits import Split, hold_out, save_classes, save_split
+from cifar.system.errors import InputError
 from stages import stats
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +47,14 @@ def test_the_first_batch_lies_beside_what_augmentation_makes_of_it(train):
         shown.append(index)
         assert place_of(train.images[index][:, ::-1], pixels) == (row, column + 4 * 33)  # a white column between
     assert len(shown) == 8  # one batch, all of it trained on
+
+
+@pytest.mark.parametrize("wrong", [{"augment": [{"name": "Flipp"}]}, {"val_size": 55}])
+def test_wrong_params_leave_no_file(train, wrong):
+    YAML().dump(read_yaml("params.yaml") | wrong, Path("params.yaml"))
+    with pytest.raises(InputError):
+        stats.main()
+    assert not Path("metrics").exists() and not Path("plots").exists()
 
 
 def test_the_stage_writes_what_it_promises(train):

@@ -52,8 +52,8 @@ def check_md5(file: BinaryIO, name: str, md5: str) -> None:
 def fetch(url: str, path: Path, md5: str, limits: Limits) -> None:
     """Download `url` to `path`; raises Unusable if that fails, and OSError if the file cannot be written.
 
-    It continues what an earlier download left in `path`.part. A connection that breaks is opened again if it has
-    brought 64 KiB. To be called in the main thread: an alarm signal enforces `limits`.
+    It continues what an earlier download left in `path`.part. A connection that breaks is opened again if the file
+    is then 64 KiB longer than before. To be called in the main thread: an alarm signal enforces `limits`.
     """
     part = path.with_name(f"{path.name}.part")
     try:

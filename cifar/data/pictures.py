@@ -55,8 +55,9 @@ def read_picture(path: Path, size: int) -> np.ndarray:
     Raises InputError, one line that names the file, if it is no picture, is cut off or damaged, or has more than
     LARGEST pixels. Pillow's warnings are the caller's: see `without_warnings`.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a picture file is needed")
+    with _readable(path):
+        if not path.is_file():
+            raise InputError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; a picture file is needed")
     with _readable(path), open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
         pixels = image.width * image.height
         if pixels > LARGEST:
@@ -73,7 +74,7 @@ def read_picture(path: Path, size: int) -> np.ndarray:
 def without_warnings() -> warnings.catch_warnings:
     """A context that hides Pillow's warnings about metadata.
 
-    Enter it before the reading threads start: all threads share Python's warning filters, and two that change them at
+    Keep it open around all reading threads: they share Python's warning filters, and two that change them at
     once can leave them wrong.
     """
     return warnings.catch_warnings(action="ignore")

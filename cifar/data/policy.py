@@ -135,6 +135,9 @@ def _one_by_one(steps: Sequence[BasicTransform]) -> Transform:
         augmented = [_apply(compose, image) for image in images.cpu().numpy()]
         if len({image.shape for image in augmented}) > 1:
             raise _shape_varies(images.shape[1])
+        if kinds := {str(image.dtype) for image in augmented} - {"uint8"}:
+            after = f"after {type(steps[-1]).__name__}"
+            raise InputError(f"augment has {kinds.pop()} images {after}, where all must be uint8; put FromFloat there")
         return torch.from_numpy(np.stack(augmented)).to(images.device)
 
     return apply

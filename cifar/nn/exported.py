@@ -17,7 +17,7 @@ from cifar.system.progress import progress
 
 OPSET = 20  # the first version of ONNX's operators with GELU, from November 2023
 TOLERANCE = 1e-3  # the largest difference between two logits that is allowed, if no logit is above 100
-RELATIVE_TOLERANCE = 1e-5  # its share of the largest logit, if that is above 100: 84 times float32's machine epsilon
+RELATIVE_TOLERANCE = 1e-5  # the same, divided by the largest logit, if above 100: 84 times float32's machine epsilon
 
 
 class _FromPixels(nn.Module):

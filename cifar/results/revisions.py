@@ -10,9 +10,12 @@ from cifar.system.errors import InputError, one_line
 
 
 def git(*words: str, check: bool = True) -> str:
-    """What git prints. If git fails: InputError with `check`, else an empty text."""
+    """What git prints. If git fails: InputError with `check`, else an empty text. InputError if it is not UTF-8."""
     environment = os.environ | {"LC_ALL": "C"}
-    ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
+    try:
+        ended = subprocess.run(["git", *words], capture_output=True, text=True, encoding="utf-8", env=environment)
+    except UnicodeDecodeError:
+        raise InputError(f"{words[-1]} is not UTF-8 text; commit it as UTF-8") from None
     if check and ended.returncode:
         command = words[2] if words[0] == "-C" else words[0]
         raise InputError(f"git {command} failed: {' '.join(ended.stderr.split())}")

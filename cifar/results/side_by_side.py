@@ -22,7 +22,7 @@ from cifar.results.scores import log_softmax
 from cifar.results.tiles import image_sheet
 from cifar.results.vega import CHARTS, COLOURS, draw
 from cifar.results.written import METRICS, ReportCard, read_table, read_written
-from cifar.system.errors import InputError, printable
+from cifar.system.errors import InputError, next_move, printable
 from cifar.system.files import write_text
 
 WORKSPACE = "workspace"  # DVC's word for the files as they are
@@ -105,12 +105,10 @@ def _load(name: str, folder: Path) -> Side:
         return load_side(name)
     copy_files(name, FILES, folder)
     try:
-        return load_side(name, folder)
+        with next_move("give a run of this pipeline, or look for damage with `make mend` in a checkout of it"):
+            return load_side(name, folder)
     except InputError as error:
-        what = str(error).partition("; ")[0].replace(f"{folder}/", "")
-        raise InputError(
-            f"{name}: {what}; give a run of this pipeline, or look for damage with `make mend` in a checkout of it"
-        ) from None
+        raise InputError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
 
 
 def refuse_mixed() -> None:
@@ -133,9 +131,12 @@ def refuse_mixed() -> None:
         for dep in stage.get("deps", ()):
             if outs.get(dep["path"], dep.get("md5")) != dep.get("md5"):
                 raise InputError(f"`{stage['cmd']}` has not run since {dep['path']} changed; run `dvc repro`")
-    params = [stage.get("params", {}).get("params.yaml", {}) for stage in stages]
-    today = dict(flat(read_yaml(Path("params.yaml"))))
-    changed = {key: None for each in params for key, value in flat(each) if today.get(key) != value}
+    today = read_yaml(Path("params.yaml"))
+    changed = {}
+    for stage in stages:
+        ran_with = stage.get("params", {}).get("params.yaml", {})
+        before, now = dict(flat(ran_with)), dict(flat({key: today[key] for key in ran_with if key in today}))
+        changed |= {key: None for key in before | now if before.get(key) != now.get(key)}
     if changed:
         raise InputError(f"params.yaml has changed since the run: {', '.join(changed)}; run `dvc repro`, or undo this")
     for path in map(Path, FILES):

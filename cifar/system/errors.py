@@ -2,16 +2,30 @@
 
 import errno
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-LONGEST = 1000  # characters of an error's line
+LONGEST = 1000  # characters of an error's line, about
 
 
 class InputError(ValueError):
     """A problem that the user can solve: the message names the thing, what was found and the next step."""
 
 
+@contextmanager
+def next_move(words: str) -> Iterator[None]:
+    """An InputError in the block gets `words` as its next move: they replace what follows its first "; ".
+
+    For files that the commands in such messages, `make repro` and so on, do not write.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{str(error).partition('; ')[0]}; {words}") from None
+
+
 def one_line(error: BaseException) -> str:
-    """The message of `error` in one line of at most LONGEST printable characters.
+    """The message of `error` in one line of about LONGEST printable characters at most.
 
     For an OSError the file and the reason, without the errno. Control characters, which a terminal obeys, are escaped.
     """
@@ -39,7 +53,8 @@ def _out_of_memory(error: BaseException) -> str:
 def printable(text: str, length: int = 40, end: int = 20) -> str:
     """`text`, for example a class name, for one line of a terminal or picture.
 
-    Control characters are escaped. A longer text than `length` characters keeps its start and the last `end` ones.
+    Control characters are escaped. A longer text than `length` characters keeps its start and the last `end` ones, with
+    dots between them.
     """
     if len(text) > length:
         text = f"{text[: length - end]} ... {text[-end:]}"

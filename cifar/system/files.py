@@ -36,6 +36,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     are deleted first. Raises InputError when the file cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise InputError(f"cannot write {path}: it is a folder; name a file")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,7 @@ def filling(folder: Path) -> Iterator[Path]:
     """
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     _forget_killed(folder)
+    shutil.rmtree(part, ignore_errors=True)  # of a killed process that had our number, as it may be in a container
     try:
         yield part
         still_wanted()
@@ -75,7 +78,7 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def _forget_killed(path: Path) -> None:
-    """Delete half-written copies of `path` that ended processes left."""
+    """Delete half-written copies of `path` that dead processes left."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         number = part.name.removeprefix(f".{path.name}.").removesuffix(".part")
         if number.isdecimal() and not _is_alive(int(number)):

@@ -112,7 +112,7 @@ class Checkpoints:
             if candidate and candidate["epoch"] > max((c["epoch"] for c in (checkpoint, elsewhere) if c), default=0):
                 elsewhere = candidate
         if elsewhere:
-            message = f"{elsewhere['epoch']} epochs of this training ran in another environment ("
+            message = f"this training has reached epoch {elsewhere['epoch']} in another environment ("
             message += f"{differences(elsewhere['trained_on'][-1]['environment'], self.environment)})"
             if self.carry_on:
                 print(f"{message}; continuing from there", file=sys.stderr)
