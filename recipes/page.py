@@ -227,10 +227,8 @@ def progress(history: pd.DataFrame, followed: str) -> str:
     moved = f"{'rose' if gain > 0 else 'fell'} by {abs(gain):.1f} points" if gain else "stayed the same"
     start, end = (f"{row['lr']:.3g}" for row in (before, last))
     rate = f"stayed at {end}" if start == end else f"went from {start} to {end}"
-    text = (
-        f"From epoch {int(before['epoch'])} to {int(last['epoch'])} the {followed} accuracy {moved}, while the "
-        f"learning rate {rate}."
-    )
+    span = f"From epoch {int(before['epoch'])} to {int(last['epoch'])}"
+    text = f"{span} the {followed} accuracy {moved}, while the learning rate {rate}."
     best = history.loc[history["val_accuracy"].idxmax()]
     if best["val_accuracy"] > last["val_accuracy"]:
         text += f" It was highest after epoch {int(best['epoch'])}, at {words.percent(best['val_accuracy'])}."

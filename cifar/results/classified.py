@@ -14,8 +14,7 @@ from tqdm import tqdm
 from cifar.config.schema import GradCAM
 from cifar.data.pictures import find_pictures, read_picture, without_warnings
 from cifar.nn.inference import predict
-from cifar.nn.saved import FOLDER as OWN
-from cifar.nn.saved import Model, load_model
+from cifar.nn.saved import FOLDER, Model, load_model
 from cifar.results.scores import log_softmax
 from cifar.system.device import pick_device, prepare
 from cifar.system.errors import InputError, next_move, one_line, printable
@@ -88,7 +87,7 @@ def answers(model: Model, files: list[Path]) -> Iterator[Answer]:
 def _load(folder: Path) -> Model:
     if not (folder / "model.json").exists():
         raise InputError(f"{folder} holds no trained network yet; `dvc repro train` makes one in models")
-    if folder.resolve() == OWN.resolve():
+    if folder.resolve() == FOLDER.resolve():
         return load_model(folder)
     with next_move(f"make or copy {folder} again, or name another folder"):
         return load_model(folder)
