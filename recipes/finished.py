@@ -1,4 +1,4 @@
-"""The small files of a finished run, copied to docs/data/<recipe>/ for the page of its recipe."""
+"""The small files of a finished run: copied to docs/data/<recipe>/, and read from there for the page of its recipe."""
 
 import json
 import re
@@ -6,14 +6,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from cifar.config.params import read_yaml
 from cifar.results.revisions import git
-from cifar.system.errors import InputError
+from cifar.system.errors import InputError, next_move
 from cifar.system.files import filling, read_json, write_csv, write_json
 from recipes.dvc_commands import output_of_dvc
 
@@ -34,6 +34,24 @@ COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the
     "reliability.csv": "plots/evaluate/reliability.csv",
     "mistakes.csv": "data/misclassified.csv",
 } | {f"{name}.svg": f"plots/report/{name}.svg" for name in ("learning_rate", "range_test", "confusion")}
+
+
+class Data(NamedTuple):
+    """The content of docs/data/<recipe>/: JSON files and tables by name, the params, and the network's layers."""
+
+    files: dict[str, dict[str, Any]]
+    tables: dict[str, pd.DataFrame]
+    params: dict[str, Any]
+    summary: str
+
+    @property
+    def has_validation(self) -> bool:
+        return bool(self.params["val_size"])
+
+    @property
+    def followed(self) -> str:
+        """The images that the curves show next to the training images."""
+        return "validation" if self.has_validation else "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +109,21 @@ def commit_of(folder: Path) -> str:
 def image_size(folder: Path) -> list[int]:
     """Height and width of the images."""
     return list(np.load(folder / "data/dataset/test_images.npy", mmap_mode="r").shape[1:3])
+
+
+def load(folder: Path) -> Data:
+    paths = [folder / name for name in (*COPIED, "confusion.csv", "run.json")]
+    if lacking := [path.name for path in paths if not path.is_file()]:
+        raise InputError(
+            f"{folder}/ lacks {', '.join(lacking)}; name the folder of a finished run too, to copy them from"
+        )
+    with next_move(f"bring {folder}/ back, or name the folder of a finished run too"):
+        return Data(
+            {path.stem: read_json(path) for path in paths if path.suffix == ".json"},
+            {path.stem: read_table(path) for path in paths if path.suffix == ".csv"},
+            read_yaml(folder / "params.yaml"),
+            (folder / "summary.txt").read_text(encoding="utf-8").rstrip(),
+        )
 
 
 def read_table(path: Path) -> pd.DataFrame:

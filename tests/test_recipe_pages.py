@@ -13,7 +13,7 @@ from test_docs import rows
 from cifar.config.params import read_yaml
 from cifar.system.errors import InputError
 from cifar.training.loop import epoch_line, total_line
-from recipes import finished, mistakes, page
+from recipes import finished, mistakes, page, sentences
 from recipes.__main__ import page as command
 from recipes.__main__ import parse
 
@@ -265,7 +265,7 @@ VERDICTS = {
 def test_ours_and_the_stated_accuracy_are_compared_as_far_as_one_run_can_tell(case):
     stated, said = VERDICTS[case]
     scores = {"accuracy": 0.8933, "images": 10_000}
-    assert page.verdict(scores, stated, "accuracy").replace("\u00a0", " ") == said
+    assert sentences.verdict(scores, stated, "accuracy").replace("\u00a0", " ") == said
 
 
 def test_the_end_of_a_training_is_told_by_its_last_quarter():
@@ -274,17 +274,17 @@ def test_the_end_of_a_training_is_told_by_its_last_quarter():
         "val_accuracy": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75, 0.7],
         "lr": [0.8] * 5 + [0.4, 0.2, 0.1],
     }
-    assert page.progress(pd.DataFrame(table), "test").replace("\u00a0", " ") == (
+    assert sentences.progress(pd.DataFrame(table), "test").replace("\u00a0", " ") == (
         "From epoch 6 to 8 the test accuracy rose by 10.0 points, while the learning rate went from 0.4 to 0.1. It was "
         "highest after epoch 7, at 75.00 %."
     )
-    assert page.progress(pd.DataFrame(table).head(3), "test") == ""
+    assert sentences.progress(pd.DataFrame(table).head(3), "test") == ""
     table["val_accuracy"] = [0.7] * 8
-    assert page.progress(pd.DataFrame(table), "test") == (
+    assert sentences.progress(pd.DataFrame(table), "test") == (
         "From epoch 6 to 8 the test accuracy stayed the same, while the learning rate went from 0.4 to 0.1."
     )
     table["lr"] = [0.1] * 8
-    assert page.progress(pd.DataFrame(table), "test").endswith(", while the learning rate stayed at 0.1.")
+    assert sentences.progress(pd.DataFrame(table), "test").endswith(", while the learning rate stayed at 0.1.")
 
 
 def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
@@ -298,7 +298,7 @@ def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
 
 
 def test_a_run_of_few_classes_or_without_views_has_no_such_figures():
-    data = page.load(ROOT / "docs/data/fast")
+    data = finished.load(ROOT / "docs/data/fast")
     for key in "top5_accuracy", "tta_accuracy":
         data.files["evaluate"].pop(key)
     assert "five most likely" not in page.test_images(data)["result_words"]
@@ -308,22 +308,22 @@ def test_a_run_of_few_classes_or_without_views_has_no_such_figures():
 
 
 def test_what_the_run_changed_is_not_said_to_have_changed_since():
-    data, path = page.load(ROOT / "docs/data/fast"), params_of("fast")
+    data, path = finished.load(ROOT / "docs/data/fast"), params_of("fast")
     today = data.params | {"model": {"name": "resnet18"}, "seed": 7}
-    assert "`seed` and `model.name` changed in this file" in page.recipe_words(path, data, today)
+    assert "`seed` and `model.name` changed in this file" in sentences.recipe_words(path, data, today)
     data.files["run"]["changes"] = ["~model", "+model={name:airnet}"]
-    assert "Since this run, `seed` changed in this file" in page.recipe_words(path, data, today)
+    assert "Since this run, `seed` changed in this file" in sentences.recipe_words(path, data, today)
 
 
 def test_classes_that_are_taken_for_equally_often_are_all_named():
-    rows_of = {name: cells for name, *cells in page.test_images(page.load(ROOT / "docs/data/eva4-s11"))["classes"]}
+    rows_of = {name: cells for name, *cells in page.test_images(finished.load(ROOT / "docs/data/eva4-s11"))["classes"]}
     assert rows_of["airplane"][-1] == "bird and ship (17 each)"  # of the matrix: 3, 17, 3, 1, 0, 1, 1, 17, 3
     assert rows_of["cat"][-1] == "dog (54)"
 
 
 def test_the_page_says_why_the_accuracy_of_the_last_epoch_differs_and_only_where_it_does():
-    data = page.load(ROOT / "docs/data/eva4-s11")
-    said = page.rounding(data).replace("\u00a0", " ")
+    data = finished.load(ROOT / "docs/data/eva4-s11")
+    said = sentences.rounding(data).replace("\u00a0", " ")
     assert said == "This test accuracy is computed in bfloat16; in float32 it is 93.54 %."
     data.files["train"]["val_accuracy"] = data.files["evaluate"]["accuracy"]
-    assert page.rounding(data) == ""
+    assert sentences.rounding(data) == ""
