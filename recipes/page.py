@@ -174,7 +174,7 @@ def rest(data: Data) -> dict[str, Any]:
             (label, *(f"{value:.4f}" for value in stats[key].values()))
             for label, key in (("mean", "mean"), ("standard deviation", "std"))
         ],
-        "network_words": f"{sentences.network(params)} has {data.files['train']['parameters']:,} parameters.",
+        "network_words": sentences.network_words(data),
         "summary": data.summary,
         "dataset": sentences.dataset(params),
         "most_mistakes": shown_mistakes(run["image_size"]),

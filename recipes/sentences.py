@@ -73,9 +73,8 @@ def progress(history: pd.DataFrame, followed: str) -> str:
     gain = round(100 * (last["val_accuracy"] - before["val_accuracy"]), 1)
     moved = f"{'rose' if gain > 0 else 'fell'} by {abs(gain):.1f} points" if gain else "stayed the same"
     start, end = (f"{row['lr']:.3g}" for row in (before, last))
-    rate = f"stayed at {end}" if start == end else f"went from {start} to {end}"
-    span = f"From epoch {int(before['epoch'])} to {int(last['epoch'])}"
-    text = f"{span} the {followed} accuracy {moved}, while the learning rate {rate}."
+    rate = f"at a learning rate of {end}" if start == end else f"while the learning rate went from {start} to {end}"
+    text = f"From epoch {int(before['epoch'])} to {int(last['epoch'])}, {rate}, the {followed} accuracy {moved}."
     best = history.loc[history["val_accuracy"].idxmax()]
     if best["val_accuracy"] > last["val_accuracy"]:
         text += f" It was highest after epoch {int(best['epoch'])}, at {words.percent(best['val_accuracy'])}."
@@ -140,6 +139,13 @@ def network(params: Mapping[str, Any]) -> str:
     model = params["model"]
     norm = f" with {NORMS[model['norm']]}" if model.get("norm") in NORMS else ""
     return f"{NETWORKS.get(model['name'], model['name'])}{norm}"
+
+
+def network_words(data: Data) -> str:
+    text = f"{network(data.params)} has {data.files['train']['parameters']:,} parameters."
+    if data.params["model"].get("norm") == "layer":
+        text += " The list below calls layer norm `GroupNorm`: it is one with a single group."
+    return text
 
 
 def dataset(params: Mapping[str, Any]) -> str:

@@ -275,16 +275,18 @@ def test_the_end_of_a_training_is_told_by_its_last_quarter():
         "lr": [0.8] * 5 + [0.4, 0.2, 0.1],
     }
     assert sentences.progress(pd.DataFrame(table), "test").replace("\u00a0", " ") == (
-        "From epoch 6 to 8 the test accuracy rose by 10.0 points, while the learning rate went from 0.4 to 0.1. It was "
-        "highest after epoch 7, at 75.00 %."
+        "From epoch 6 to 8, while the learning rate went from 0.4 to 0.1, the test accuracy rose by 10.0 points. "
+        "It was highest after epoch 7, at 75.00 %."
     )
     assert sentences.progress(pd.DataFrame(table).head(3), "test") == ""
     table["val_accuracy"] = [0.7] * 8
     assert sentences.progress(pd.DataFrame(table), "test") == (
-        "From epoch 6 to 8 the test accuracy stayed the same, while the learning rate went from 0.4 to 0.1."
+        "From epoch 6 to 8, while the learning rate went from 0.4 to 0.1, the test accuracy stayed the same."
     )
     table["lr"] = [0.1] * 8
-    assert sentences.progress(pd.DataFrame(table), "test").endswith(", while the learning rate stayed at 0.1.")
+    assert sentences.progress(pd.DataFrame(table), "test").startswith(
+        "From epoch 6 to 8, at a learning rate of 0.1, the"
+    )
 
 
 def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
