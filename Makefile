@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
-# Scripts read what a user may set from the environment, with every $ as it is: pasted into a command, `;` would be run.
+# Scripts read these from the environment, every $ unchanged: pasted into a command, text after a `;` would be run.
 override DEMO := $(value DEMO)
 override PARAMS := $(value PARAMS)
 override PYTHON := $(value PYTHON)
@@ -23,7 +23,7 @@ help: ## list the targets
 demo: .venv/ready ## run the whole pipeline on drawn images, in the folder .demo
 	@python .dvc/demo.py
 
-pictures: .venv/ready ## draw a small folder of pictures into data/images/, to try dataset: folder with
+pictures: .venv/ready ## draw 360 pictures into data/images/, to try `dataset: folder`
 	@PYTHONPATH=. python .dvc/pictures.py
 
 test: .venv/ready ## run the tests, two at a time; with SLOW=1 also those that take long
@@ -36,7 +36,7 @@ kills: .venv/ready ## kill the pipeline six times in each stage, and check that 
 gpu: .venv/ready ## measure on a GPU what is still unmeasured, the most important first; run it again to continue
 	@python -m benchmarks.gpu
 
-repro: .venv/ready ## repair DVC's files, then `dvc repro`: the stages whose code, data or params have changed
+repro: .venv/ready ## repair DVC's files, then run each stage that has changed or lacks its outputs: `dvc repro`
 	@python .dvc/repro.py
 
 # `dvc exp show` has a column for every param and metric, some 1,100 characters in all.
@@ -47,16 +47,16 @@ SHOWN := ^(?!(Experiment|accuracy|tta_accuracy|wrong|val_accuracy|dataset|model\
 mend: .venv/ready ## repair an incomplete dvc.lock or lock file of DVC, and damaged entries of its cache
 	@python .dvc/mend.py
 
-deps: .venv/ready ## write the modules that each stage imports into dvc.yaml
+deps: .venv/ready ## list in dvc.yaml the modules that each stage imports
 	@python .dvc/deps.py
 
 page: .venv/ready ## write the template of the `dvc plots` page, with Vega included
 	@PYTHONPATH=. python .dvc/page.py
 
-# Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage.
+# Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage. Only results in Git must be there.
 fresh: .venv/ready ## check that dvc.lock is up to date with the code and params.yaml
 	@status=$$(python -m dvc status --json) && python -c 'import json, re, sys; \
-	is_stale = lambda changes: re.search("modified|new\"|changed command", json.dumps(changes)); \
+	is_stale = lambda changes: re.search("modified|new\"|changed command|\"(metrics|plots)/[^\"]*(json|csv|svg)\": \"deleted", json.dumps(changes)); \
 	stale = [stage for stage, changes in json.load(sys.stdin).items() if is_stale(changes)]; \
 	sys.exit("stale: " + " ".join(stale) + " (make repro brings them up to date)" if stale else 0)' <<< "$$status"
 

@@ -13,7 +13,9 @@ def main() -> None:
     before = path.read_text(encoding="utf-8")
     after = with_code_deps(before)
     if before != after:
-        path.write_text(after, encoding="utf-8")
+        part = path.with_suffix(".part")
+        part.write_text(after, encoding="utf-8")
+        part.replace(path)
     print("dvc.yaml: deps " + ("written" if before != after else "were up to date"))
 
 

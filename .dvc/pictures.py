@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cifar.data.shapes import SHAPES
+from cifar.system.errors import InputError
 from cifar.system.files import replacing
 from cifar.system.stage import run
 
@@ -24,12 +25,21 @@ SMOOTH = 2  # a picture is drawn this many times larger, and then reduced
 def main() -> None:
     if not (FOLDER / "README.md").exists():
         sys.exit(f"error: {FOLDER}/README.md is missing; run this from the root of the repository")
+    for name in CLASSES:
+        ours = {file_name(name, k) for k in range(OF_EACH)}
+        if others := sorted({path.name for path in (FOLDER / name).glob("[!.]*")} - ours):
+            raise InputError(
+                f"{FOLDER}/{name}/ has pictures of your own, such as {others[0]}; rename this folder first"
+            )
     for number, name in enumerate(CLASSES):
         for k in range(OF_EACH):
-            suffix, kind = ("png", "PNG") if k % 2 else ("jpg", "JPEG")
-            with replacing(FOLDER / name / f"{name}-{k:02d}.{suffix}") as part:
-                draw(name, np.random.default_rng([number, k])).save(part, format=kind)
+            with replacing(FOLDER / name / file_name(name, k)) as part:
+                draw(name, np.random.default_rng([number, k])).save(part, format="PNG" if k % 2 else "JPEG")
     print(f"written: {FOLDER}/{{{','.join(CLASSES)}}}/: {OF_EACH} pictures each")
+
+
+def file_name(name: str, k: int) -> str:
+    return f"{name}-{k:02d}.{'png' if k % 2 else 'jpg'}"
 
 
 def draw(name: str, random: np.random.Generator) -> Image.Image:

@@ -27,7 +27,7 @@ MAJORITY = 3  # of five people
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="the labels that people have judged")
     arguments = parser.parse_args()
     images, labels = load_split("test")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dvc.exceptions import DvcException
-from dvc.utils.hydra import apply_overrides
+from cifar.system.files import write_text
+from recipes.values import text_with
 
 ROOT = Path(__file__).parents[1]
 
@@ -68,13 +69,9 @@ def fresh_project(params: str, changes: Sequence[str]) -> Iterator[Project]:
         (folder / "data/images").mkdir(parents=True)
         for part in (".dvcignore", ".dvc/config", "data/images/README.md"):
             shutil.copy(ROOT / part, folder / part)
-        shutil.copy(ROOT / params, folder / "params.yaml")
+        write_text(folder / "params.yaml", text_with((ROOT / params).read_text(encoding="utf-8"), changes))
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-        timed = f"{sys.executable} {ROOT / 'benchmarks/timed.py'} {log}"
+        timed = shlex.join([sys.executable, str(ROOT / "benchmarks/timed.py"), str(log)])
         pipeline = (ROOT / "dvc.yaml").read_text().replace("cmd: python -m ", f"cmd: {timed} ")
         (folder / "dvc.yaml").write_text(pipeline)
-        try:
-            apply_overrides(folder / "params.yaml", list(changes))
-        except DvcException as error:
-            raise SystemExit(f"error: -S {' '.join(changes)}: {error}") from None
         yield Project(folder, log)

@@ -58,12 +58,13 @@ def report(script: str | Path, rows: list[dict[str, Any]], device: str | None = 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:
     """A row of a table in which a summary of several values is one word."""
-    return {name: _word(value) if isinstance(value, dict) else value for name, value in row.items()}
+    return {name: as_text(value) if isinstance(value, dict) else value for name, value in row.items()}
 
 
-def _word(summary: dict[str, float]) -> str:
+def as_text(summary: dict[str, float], form: str = ".4g") -> str:
     """Median (lowest to highest), or the only measurement."""
-    return ("{median:.4g}" if summary["n"] == 1 else "{median:.4g} ({lowest:.4g} to {highest:.4g})").format(**summary)
+    median, lowest, highest = (format(summary[name], form) for name in ("median", "lowest", "highest"))
+    return median if summary["n"] == 1 else f"{median} ({lowest} to {highest})"
 
 
 def machine(name: str | None) -> dict[str, Any]:

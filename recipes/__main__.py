@@ -44,8 +44,10 @@ def main() -> None:
         case "apply":
             apply(arguments.recipe, arguments.force)
         case "run":
+            name = arguments.name or experiment_name(arguments.recipe, arguments.changes)
+            refuse_taken(name)
             apply(arguments.recipe, arguments.force, arguments.changes)
-            run_experiment(arguments.name or experiment_name(arguments.recipe, arguments.changes), arguments.changes)
+            run_experiment(name, arguments.changes)
         case "queue":
             queue(arguments.recipes, arguments.changes, arguments.force)
         case "compare":
@@ -132,13 +134,14 @@ def differing(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 def apply(name: str, force: bool, changes: Sequence[str] = ()) -> None:
     """Copy the recipe to params.yaml, and print a line for each value that changes.
 
-    Unless `force`, raises InputError and changes nothing when params.yaml holds changes that are nowhere else. The
-    recipe with `changes` may be replaced: an interrupted run leaves that.
+    Raises InputError and changes nothing when DVC refuses `changes` or, unless `force`, when params.yaml holds changes
+    that are nowhere else. The recipe with `changes` may be replaced: an interrupted run leaves that.
     """
     recipe = read_recipe(name)
+    changed = text_with(recipe_text(name), changes) if changes else recipe_text(name)
     values = current_params(force)
     if not force:
-        refuse_to_lose_changes(lambda text: text.split() == text_with(recipe_text(name), changes).split())
+        refuse_to_lose_changes(lambda text: text.split() == changed.split())
     write_text(PARAMS, recipe_text(name))  # before the lines, which `| head` may cut off
     print_differences(values, recipe)
 
@@ -183,6 +186,16 @@ def committed_params() -> str | None:
         said = str(error).removeprefix("git ls-tree failed: ")
         raise InputError(f"git cannot tell whether params.yaml is committed: {said}") from None
     return git("show", f"HEAD:./{PARAMS}") if is_committed else None
+
+
+def refuse_taken(name: str) -> None:
+    """Raise InputError when the last commit has an experiment of this name, which DVC would not replace."""
+    commit = git("rev-parse", "--quiet", "--verify", "HEAD", check=False).strip()
+    if commit and git("for-each-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"):
+        raise InputError(
+            f"the experiment {name} exists; `dvc exp apply {name}` brings its results into the workspace. To run it "
+            f"again, remove it (`dvc exp remove {name}`) or choose another --name"
+        )
 
 
 def run_experiment(name: str, changes: list[str], *options: str) -> None:

@@ -31,6 +31,7 @@ from recipes.dvc_commands import output_of_dvc, run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
+READY = ".dvc/tmp/ready"  # in a clone that is complete
 CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
 PICTURES = "data/images"
@@ -210,7 +211,9 @@ def run(wanted: Plan) -> Run:
     commit, name = wanted.contender.commit, wanted.name
     reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
     if git("for-each-ref", reference):
-        raise InputError(f"an experiment {name} has other params; rename it, or remove it: `dvc exp remove {name}`")
+        raise InputError(
+            f"an experiment {name} has other params, code or pictures; rename it, or remove it: `dvc exp remove {name}`"
+        )
     with held(wanted.clone) as lock:
         print(f"running {name}", file=sys.stderr, flush=True)
         prepare(wanted.clone, commit)
@@ -248,13 +251,14 @@ def delete_unless_needed(clone: Path) -> None:
     with suppress(FileNotFoundError, BlockingIOError), open(clone.with_suffix(".lock")) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not any(clone.glob(".checkpoints/*/*.pt")):
+            (clone / READY).unlink(missing_ok=True)  # first: what a kill leaves of the clone is not taken for one
             shutil.rmtree(clone, ignore_errors=True)
 
 
 def prepare(clone: Path, commit: str) -> None:
     """Make the clone, or continue after an interruption: checkpoints are kept, half-written files are restored."""
-    ready = clone / ".dvc/tmp/ready"
-    if not ready.exists():
+    ready = clone / READY
+    if not (ready.exists() and (clone / ".git").is_dir()):  # without it, git would work on the project around the clone
         shutil.rmtree(clone, ignore_errors=True)
         git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
         git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
@@ -262,8 +266,9 @@ def prepare(clone: Path, commit: str) -> None:
             shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
         output_of_dvc("config", "--local", "cache.dir", str(cache_folder()), folder=clone)
         write_text(ready, "")
+    for lock in ".git/index.lock", ".dvc/tmp/rwlock":  # nobody else is in there: we hold the clone
+        (clone / lock).unlink(missing_ok=True)
     git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
-    (clone / ".dvc/tmp/rwlock").unlink(missing_ok=True)  # nobody else is in there: we hold the clone
 
 
 def environment() -> dict[str, str]:

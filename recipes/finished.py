@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from cifar.config.params import read_yaml
 from cifar.results.revisions import git
@@ -19,7 +20,8 @@ from recipes.dvc_commands import output_of_dvc
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
-NAMES = "class", "actual", "predicted"  # columns with names of classes
+# Columns of text; all others hold numbers.
+NAMES = "class", "actual", "predicted", "label_name", "predicted_name", "split"
 COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the right
     "params.yaml": "params.yaml",
     "stats.json": "metrics/stats.json",
@@ -122,16 +124,28 @@ def load(folder: Path) -> Data:
             {path.stem: read_json(path) for path in paths if path.suffix == ".json"},
             {path.stem: read_table(path) for path in paths if path.suffix == ".csv"},
             read_yaml(folder / "params.yaml"),
-            (folder / "summary.txt").read_text(encoding="utf-8").rstrip(),
+            read_summary(folder / "summary.txt"),
         )
+
+
+def read_summary(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").rstrip()
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8 text") from None
 
 
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file whose classes may have names like `01` or `nan`; raises InputError when it is damaged."""
     try:
-        return pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
     except ValueError:
-        raise InputError(f"{path} is damaged; run `make repro` in its clone") from None
+        table = None
+    if table is None or not all(
+        name in NAMES or table.empty or is_numeric_dtype(values) for name, values in table.items()
+    ):
+        raise InputError(f"{path} is damaged; run `make repro` in its clone")
+    return table
 
 
 def count_confusion(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

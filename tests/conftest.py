@@ -2,12 +2,18 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import Page, browser
 from projects import Project, create
+
+with suppress(ImportError):  # a GPU machine lacks it
+    from hypothesis import settings
+
+    settings.load_profile("ci")  # the same examples each time, here as on GitHub
 
 # The groups of tests that take half a minute or more.
 LONGEST = [
@@ -27,6 +33,7 @@ def pytest_configure(config):
     what a person has set for Git or for runs of the pipeline is not for the tests.
     """
     own = "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PROCESSES", "NODES", "NODE", "RENDEZVOUS", "CARRY_ON"
+    own += "DEMO", "PARAMS", "PYTHON"
     prefixes = "GIT_", "DVC_", "CIFAR_", "TORCHELASTIC_"
     for name in [name for name in os.environ if name in own or name.startswith(prefixes)]:
         del os.environ[name]

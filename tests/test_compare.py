@@ -227,6 +227,35 @@ def test_a_comparison_that_ends_deletes_its_clones_but_none_that_others_need(fin
     assert [name for name, clone in clones.items() if clone.exists()] == ["stopped", "used"]
 
 
+def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("committed")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=b"]
+    for words in ["init", "--quiet"], ["add", "params.yaml"], ["commit", "--quiet", "--message=start"]:
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    Path("params.yaml").write_text("edited")
+    monkeypatch.setattr(compare, "output_of_dvc", lambda *words, **options: "")
+    monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
+    clone = Path(".dvc/tmp/compare/abc")
+    (clone / ".dvc/tmp").mkdir(parents=True)
+    (clone / compare.READY).touch()  # deleted was only .git
+    compare.prepare(clone, commit)
+    assert Path("params.yaml").read_text() == "edited"
+    assert subprocess.run(["git", "symbolic-ref", "--quiet", "HEAD"], capture_output=True).returncode == 0
+    assert (clone / "params.yaml").read_text() == "committed"
+
+    (clone / ".git/index.lock").touch()  # of a git that was killed
+    (clone / "params.yaml").write_text("half")
+    compare.prepare(clone, commit)
+    assert (clone / "params.yaml").read_text() == "committed"
+
+    clone.with_suffix(".lock").touch()
+    monkeypatch.setattr(compare.shutil, "rmtree", lambda *words, **options: (clone / ".git").rename("gone"))
+    compare.delete_unless_needed(clone)
+    assert not (clone / compare.READY).exists()
+
+
 def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / ".dvc").mkdir()

@@ -301,5 +301,12 @@ def test_make_pictures_draws_what_the_page_says_and_the_pipeline_takes(tmp_path,
     listing = list_images(Path("data/images"), test_share=0.2, seed=0)
     assert listing.classes == ["arrow", "circle", "cross", "ring", "star", "triangle"]
     assert (sum(map(len, listing.train.values())), sum(map(len, listing.test.values()))) == (288, 72)
+    Path("data/images/star/star-01.png").write_bytes(b"mine")
+    Path("data/images/star/holiday.png").write_bytes(b"mine too")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / ".dvc/pictures.py"), run_name="__main__")
+    assert ended.value.code and Path("data/images/star/star-01.png").read_bytes() == b"mine"
+    Path("data/images/star/holiday.png").unlink()
+    runpy.run_path(str(ROOT / ".dvc/pictures.py"), run_name="__main__")
     sizes = {Image.open(path).size for path in Path("data/images").rglob("*/*.*")}
     assert all(20 <= side <= 400 for size in sizes for side in size) and len(sizes) > 50

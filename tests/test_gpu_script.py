@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.gpu import runs
 from benchmarks.gpu.__main__ import TimeIsOver, main, work
 from benchmarks.gpu.journal import Journal
-from benchmarks.gpu.plan import Step, outcomes, read_rows
+from benchmarks.gpu.plan import Step, gpu_tests, outcomes, read_rows
 from benchmarks.gpu.programs import running
 from benchmarks.gpu.runs import Lab, epoch_speeds
 from benchmarks.gpu.summary import summary
@@ -224,6 +225,49 @@ def test_the_tests_report_names_each_failure(tmp_path):
         '<testcase name="c"><skipped/></testcase></testsuite></testsuites>'
     )
     assert outcomes(tmp_path / "x.xml") == {"ran": 2, "skipped": 1, "failures": {"b": "1 != 2 more"}}
+
+
+def test_tests_of_which_none_ran_are_not_done(tmp_path, monkeypatch):
+    def skips_all(words, *rest, **options):
+        Path(words[-2].partition("=")[2]).write_text("<testsuite><testcase name='a'><skipped/></testcase></testsuite>")
+        yield
+
+    monkeypatch.setattr("benchmarks.gpu.plan.running", skips_all)
+    with pytest.raises(InputError, match="of the tests for a GPU, none ran"):
+        list(gpu_tests(Lab(tmp_path, False), lambda found: None))
+
+
+def test_a_training_that_was_continued_has_no_seconds_of_its_stages(tmp_path, monkeypatch):
+    """Those of `train` would be only of its last epochs."""
+    monkeypatch.setattr(runs, "running", lambda *words, **options: iter(()))
+    monkeypatch.setattr(runs, "figures", lambda *words: {})
+
+    def found() -> dict:
+        work = runs.complete(runs.Run("default", "default", {}, runs.ALL_STAGES), Lab(tmp_path, True), None)
+        with pytest.raises(StopIteration) as ended:
+            while True:
+                next(work)
+        return ended.value.value
+
+    assert list(found()["stage_seconds"]) == runs.ALL_STAGES
+    (tmp_path / "default/.checkpoints/train-1").mkdir(parents=True)
+    (tmp_path / "default/.checkpoints/train-1/00003-abc.pt").touch()
+    assert "stage_seconds" not in found()
+
+
+def test_data_are_prepared_again_when_code_or_params_have_changed(tmp_path, monkeypatch):
+    prepared = []
+
+    def running(words, *rest, **options):
+        prepared.extend(words)
+        yield
+
+    monkeypatch.setattr(runs, "running", running)
+    for digest in "one", "one", "two":
+        monkeypatch.setattr(runs, "digest", lambda values, digest=digest: digest)
+        list(runs.prepare_data(Lab(tmp_path, True)))
+        prepared.append(digest)
+    assert prepared == ["stages.download", "stages.stats", "one", "one", "stages.download", "stages.stats", "two"]
 
 
 def test_rows_of_speeds_are_whole_lines_of_json(tmp_path):

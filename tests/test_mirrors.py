@@ -162,11 +162,11 @@ def test_what_came_before_a_connection_broke_is_kept_for_the_next_mirror_or_run(
 
 def test_the_time_of_the_checksum_is_not_the_servers(raw, server, monkeypatch):
     def check_slowly(*words) -> None:
-        time.sleep(1)  # on a slow disk
+        time.sleep(4)  # on a slow disk
         check_md5(*words)
 
     monkeypatch.setattr(download, "check_md5", check_slowly)
-    limits = Limits(connect=20, silence=0.3, deadline=0.6, size=2**20)
+    limits = Limits(connect=20, silence=3, deadline=3, size=2**20)
     dataset, *_ = find_dataset(raw, None, [f"{server.url}/ranges"], published=TINY, limits=limits)
     assert_is_tiny(dataset)
     assert contents(raw) == {TINY.archive: ARCHIVE}

@@ -287,6 +287,9 @@ def test_make_fresh_passes_in_a_plain_clone_until_a_param_or_the_code_changes(pl
         script.write("\n")
     assert stale() == "stale: train"
     plain_clone.git("checkout", "--quiet", "stages")
+    (plain_clone.folder / "metrics/train.json").unlink()
+    assert stale() == "stale: train report"
+    plain_clone.git("checkout", "--quiet", "metrics")
     (plain_clone.folder / "dvc.lock").unlink()
     assert stale() == f"stale: {' '.join(STAGES)}"
     plain_clone.git("checkout", "--quiet", "dvc.lock")

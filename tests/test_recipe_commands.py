@@ -119,6 +119,18 @@ def test_an_interrupted_run_is_begun_again_by_the_same_command_but_no_other(reci
     assert Path("params.yaml").read_text() == recipe
 
 
+def test_an_experiment_that_exists_or_a_wrong_change_is_refused_before_params_yaml_changes(recipes):
+    before = Path("params.yaml").read_bytes()
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["git", "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/demo-seed-1", commit], check=True)
+    taken = recipes("run", "demo", "-S", "seed=1")
+    assert taken.returncode == 1 and taken.stderr.startswith("error: the experiment demo-seed-1 exists; `dvc exp apply")
+    for words in [], ["--force"]:
+        wrong = recipes("run", "demo", "-S", "epoch=3", *words)
+        assert wrong.returncode == 1 and wrong.stderr.startswith("error: -S epoch=3: "), wrong
+    assert Path("params.yaml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

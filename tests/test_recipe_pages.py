@@ -289,6 +289,27 @@ def test_the_end_of_a_training_is_told_by_its_last_quarter():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("summary.txt", b"\xff"),
+        ("history.csv", b"epoch,train_loss\n1,0.5\n=======\n2,0.4\n"),
+        ("history.csv", b"epoch,train_loss\n1,<<<<<<< HEAD\n"),
+        ("mistakes.csv", b"\xff"),
+    ],
+)
+def test_a_damaged_file_of_a_page_is_one_line(tmp_path, name, content):
+    shutil.copytree(ROOT / "docs/data/demo", tmp_path / "demo")
+    (tmp_path / "demo" / name).write_bytes(content)
+    with pytest.raises(InputError, match=f"{name} is (not UTF-8|damaged)"):
+        finished.load(tmp_path / "demo")
+
+
+def test_a_run_without_mistakes_has_an_empty_table(tmp_path):
+    (tmp_path / "mistakes.csv").write_text("index,label,predicted,confidence,label_name,predicted_name\n")
+    assert finished.read_table(tmp_path / "mistakes.csv").empty
+
+
 def test_classes_may_have_names_that_look_like_numbers_or_nothing(tmp_path):
     (tmp_path / "confusion.csv").write_text("actual,predicted\n01,01\n01,nan\nnan,nan\n")
     found = finished.count_confusion(finished.read_table(tmp_path / "confusion.csv"), ["01", "nan"])

@@ -81,6 +81,8 @@ def gpu_tests(lab: Lab, tell: Tell) -> Work:
             raise
     found = outcomes(report)
     tell(found)
+    if not found["ran"]:
+        raise InputError(f"of the tests for a GPU, none ran; see {folder / 'log.txt'}")
     if found["failures"]:
         name, reason = next(iter(found["failures"].items()))
         raise InputError(f"{len(found['failures'])} of {found['ran']} tests fail, first {name}: {reason}")

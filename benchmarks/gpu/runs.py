@@ -1,5 +1,7 @@
 """Complete trainings without DVC: the stages of a recipe, run as programs in a folder of their own."""
 
+import hashlib
+import json
 import re
 import shutil
 import statistics
@@ -78,6 +80,7 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
     if run.stages != ALL_STAGES:
         lend_data(lab, folder, skips_range_test="lr_find" not in stages)
     seconds, log = {}, folder / "log.txt"
+    is_continued = any(folder.glob(".checkpoints/*/*.pt"))  # then the seconds of `train` are not those of all epochs
     for stage in stages:
         started = time.monotonic()
         looked = started
@@ -87,7 +90,8 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
                 tell(facts(run, values) | {"history": history(folder)})
             yield
         seconds[stage] = round(time.monotonic() - started, 2)
-    return facts(run, values) | figures(folder, values) | {"stage_seconds": seconds, "history": history(folder)}
+    times = {} if is_continued else {"stage_seconds": seconds}
+    return facts(run, values) | figures(folder, values) | times | {"history": history(folder)}
 
 
 def facts(run: Run, values: dict[str, Any]) -> dict[str, Any]:
@@ -120,21 +124,31 @@ def lay_out(folder: Path, values: dict[str, Any]) -> None:
 
 def prepare_data(lab: Lab) -> Iterator[None]:
     """The data set and its statistics, made once: they are the same for all recipes. Yields while a stage runs."""
-    folder = lab.scratch / "data"
-    if (folder / "ready").exists():
+    folder, values = lab.scratch / "data", params_for("default", {}, lab.is_dry)
+    ready, inputs = folder / "ready", digest(values)
+    if ready.exists() and ready.read_text() == inputs:
         return
-    lay_out(folder, params_for("default", {}, lab.is_dry))
+    ready.unlink(missing_ok=True)
+    lay_out(folder, values)
     for stage in ("download", "stats"):
         yield from running([f"stages.{stage}"], folder, folder / "log.txt", limit=LIMIT, forked=False)
-    (folder / "ready").touch()
+    ready.write_text(inputs)
+
+
+def digest(values: dict[str, Any]) -> str:
+    """A hash of the params and of the code of the stages."""
+    found = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for path in sorted([*ROOT.glob("stages/*.py"), *ROOT.glob("cifar/**/*.py")]):
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 def lend_data(lab: Lab, folder: Path, skips_range_test: bool) -> None:
     """Give a run the prepared data; if it `skips_range_test`, because its rates are stated, an empty result too."""
     data = folder / "data/dataset"
     data.parent.mkdir(exist_ok=True)
-    if not data.exists():
-        data.symlink_to(lab.scratch / "data/data/dataset")
+    data.unlink(missing_ok=True)  # of an earlier call
+    data.symlink_to(lab.scratch / "data/data/dataset")
     shutil.copy(lab.scratch / "data/data/duplicates.csv", data.parent)
     (folder / "metrics").mkdir(exist_ok=True)
     shutil.copy(lab.scratch / "data/metrics/stats.json", folder / "metrics")

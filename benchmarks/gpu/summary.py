@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.gpu.plan import AGAIN, FAST, SEEDS
-from benchmarks.report import spread
+from benchmarks.report import as_text, spread
 
 Steps = dict[str, dict[str, Any]]
 
@@ -22,10 +22,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def word(values: dict[str, float] | None, form: str = ".4g") -> str:
     """Median (lowest to highest), n."""
-    if not values:
-        return ""
-    median, lowest, highest = (format(values[name], form) for name in ("median", "lowest", "highest"))
-    return f"{median} ({lowest} to {highest}), n = {values['n']}"
+    return f"{as_text(values, form)}, n = {values['n']}" if values else ""
 
 
 def runs(steps: Steps) -> list[dict[str, Any]]:
