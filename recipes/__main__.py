@@ -16,7 +16,7 @@ from cifar.results.revisions import git
 from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
 from cifar.system.stage import run
-from recipes.dvc_commands import run_dvc
+from recipes.dvc_commands import identity, run_dvc
 from recipes.values import (
     FOLDER,
     PARAMS,
@@ -45,6 +45,7 @@ def main() -> None:
             apply(arguments.recipe, arguments.force)
         case "run":
             name = arguments.name or experiment_name(arguments.recipe, arguments.changes)
+            identity()  # before params.yaml changes
             refuse_taken(name)
             apply(arguments.recipe, arguments.force, arguments.changes)
             run_experiment(name, arguments.changes)

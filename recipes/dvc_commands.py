@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 
+from cifar.results.revisions import git
 from cifar.system.errors import InputError
 from cifar.system.stage import Stopped
 
@@ -27,11 +28,32 @@ def output_of_dvc(*words: str, folder: Path = Path()) -> str:
     return ended.stdout
 
 
+def identity() -> dict[str, str]:
+    """Name and address for the commits of DVC's experiments, as Git's variables; raises InputError when Git has none.
+
+    As variables they also hold in a clone, which does not inherit what is set for this repository alone.
+    """
+    variables = {}
+    for key in "name", "email":
+        configured = git("config", f"user.{key}", check=False).strip()
+        for role in "AUTHOR", "COMMITTER":
+            variable = f"GIT_{role}_{key.upper()}"
+            variables[variable] = os.environ.get(variable) or configured
+    if not all(variables.values()):
+        git("rev-parse", "--git-dir")  # raises where Git does not read the repository's own settings
+        raise InputError(
+            "Git does not know your name and address, which DVC's experiments need; set them: `git config --global "
+            "user.name NAME` and `git config --global user.email ADDRESS`"
+        )
+    return variables
+
+
 def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:
     """The exit status of `dvc exp run WORDS`. Raises Stopped when this process is stopped, and DVC has ended."""
-    again = {"CIFAR_AGAIN": shlex.join(["python", "-m", "recipes", *sys.argv[1:]])}  # what a stopped stage advises
+    again = shlex.join(["python", "-m", "recipes", *sys.argv[1:]])
+    environment = {**environment, **identity(), "CIFAR_AGAIN": again}  # what a stopped stage advises
     command = [sys.executable, "-m", "dvc", "exp", "run", *words]
-    with subprocess.Popen(command, env={**environment, **again}, **options) as dvc:  # in the end it waits for DVC
+    with subprocess.Popen(command, env=environment, **options) as dvc:  # in the end it waits for DVC
         try:
             return dvc.wait()
         except Stopped:

@@ -18,7 +18,7 @@ from projects import create
 
 from cifar.system.errors import InputError
 from recipes.__main__ import parse
-from recipes.dvc_commands import end_stages_of
+from recipes.dvc_commands import end_stages_of, identity
 from recipes.values import values_with
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,8 @@ def project(tmp_path, monkeypatch) -> Path:
     shutil.copytree(ROOT / "cifar", tmp_path / "cifar", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.chdir(tmp_path)
-    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "start"]):
+    identity = ["config", "user.name", "a"], ["config", "user.email", "b"]
+    for words in (["init", "-q"], *identity, ["add", "-A"], ["commit", "-qm", "start"]):
         subprocess.run(["git", *words], check=True)
     return tmp_path
 
@@ -131,6 +132,24 @@ def test_an_experiment_that_exists_or_a_wrong_change_is_refused_before_params_ya
     assert Path("params.yaml").read_bytes() == before
 
 
+def test_without_a_name_in_git_one_line_says_how_to_set_it_and_nothing_changes(recipes, monkeypatch):
+    before = Path("params.yaml").read_bytes()
+    for role in "AUTHOR", "COMMITTER":  # as in a clone of a repository that alone has them
+        monkeypatch.setenv(f"GIT_{role}_NAME", "c")
+    assert identity() == {
+        "GIT_AUTHOR_NAME": "c",
+        "GIT_AUTHOR_EMAIL": "b",
+        "GIT_COMMITTER_NAME": "c",
+        "GIT_COMMITTER_EMAIL": "b",
+    }
+    subprocess.run(["git", "config", "--unset", "user.email"], check=True)
+    for words in ["run", "demo"], ["queue", "demo"]:
+        refused = recipes(*words)
+        assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
+        assert refused.stderr.startswith("error: Git does not know your name and address")
+        assert Path("params.yaml").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -223,7 +242,7 @@ def test_a_repository_of_another_user_is_gits_own_words_and_no_advice_to_force(r
     for command in ["apply", "demo"], ["run", "demo"], ["queue", "demo"]:
         refused = recipes(*command)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
-        assert refused.stderr.startswith("error: git cannot tell whether params.yaml is committed: fatal: detected dub")
+        assert refused.stderr.startswith("error: git ") and "fatal: detected dubious ownership" in refused.stderr
         assert "safe.directory" in refused.stderr and "--force" not in refused.stderr
         assert Path("params.yaml").read_text() == edited
 
