@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # The demo's folder and params, which .ci/run sets to try the pipeline on other data.
 DEMO ?= .demo
 PARAMS ?= recipes/demo.yaml
-# Scripts read these from the environment, every $ unchanged: pasted into a command, text after a `;` would be run.
+# Scripts read these from the environment, where $ and ; are plain text. Pasted into a command, the shell would run them.
 override DEMO := $(value DEMO)
 override PARAMS := $(value PARAMS)
 override PYTHON := $(value PYTHON)
@@ -56,7 +56,7 @@ page: .venv/ready ## write the template of the `dvc plots` page, with Vega inclu
 # Not `dvc repro --dry`: in a clone without the data that fails at the first stale stage. Only results in Git must be there.
 fresh: .venv/ready ## check that dvc.lock is up to date with the code and params.yaml
 	@status=$$(python -m dvc status --json) && python -c 'import json, re, sys; \
-	is_stale = lambda changes: re.search("modified|new\"|changed command|\"(metrics|plots)/[^\"]*(json|csv|svg)\": \"deleted", json.dumps(changes)); \
+	is_stale = lambda changes: re.search("modified|new\"|changed command|\"(metrics|plots)/[^\"]*(json|csv|svg|curve.png)\": \"deleted", json.dumps(changes)); \
 	stale = [stage for stage, changes in json.load(sys.stdin).items() if is_stale(changes)]; \
 	sys.exit("stale: " + " ".join(stale) + " (make repro brings them up to date)" if stale else 0)' <<< "$$status"
 

@@ -1,7 +1,7 @@
 """Draw a small folder of pictures to try `dataset: folder` with: what `make pictures` does.
 
 360 pictures of six classes of shapes go into data/images/. They are PNG and JPEG files, of 30x20 to 400x300 pixels, the
-same ones each time. Pictures of other classes that are there already stay.
+same ones each time. Pictures of other classes stay. A folder of one of these names with other files is refused.
 """
 
 import sys
@@ -28,9 +28,7 @@ def main() -> None:
     for name in CLASSES:
         ours = {file_name(name, k) for k in range(OF_EACH)}
         if others := sorted({path.name for path in (FOLDER / name).glob("[!.]*")} - ours):
-            raise InputError(
-                f"{FOLDER}/{name}/ has pictures of your own, such as {others[0]}; rename this folder first"
-            )
+            raise InputError(f"{FOLDER}/{name}/ has other files, for example {others[0]}; rename this folder first")
     for number, name in enumerate(CLASSES):
         for k in range(OF_EACH):
             with replacing(FOLDER / name / file_name(name, k)) as part:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,9 +55,12 @@ class Project(NamedTuple):
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with CIFAR10_DIR from the root of the file system on; where it is not set it is this project's data/raw."""
-    images = os.environ.get("CIFAR10_DIR") or ROOT / "data/raw"
-    return os.environ | {"CIFAR10_DIR": str(Path(images).absolute())}
+    return os.environ | {"CIFAR10_DIR": images_folder()}
+
+
+def images_folder() -> str:
+    """CIFAR10_DIR from the root of the file system on, or this project's data/raw if that is not set."""
+    return str(Path(os.environ.get("CIFAR10_DIR") or ROOT / "data/raw").absolute())
 
 
 @contextmanager
@@ -72,6 +76,10 @@ def fresh_project(params: str, changes: Sequence[str]) -> Iterator[Project]:
         write_text(folder / "params.yaml", text_with((ROOT / params).read_text(encoding="utf-8"), changes))
         (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
         timed = shlex.join([sys.executable, str(ROOT / "benchmarks/timed.py"), str(log)])
-        pipeline = (ROOT / "dvc.yaml").read_text().replace("cmd: python -m ", f"cmd: {timed} ")
+        pipeline = re.sub(
+            r"cmd: python -m (.*)",
+            lambda found: f"cmd: {json.dumps(f'{timed} {found[1]}')}",  # quoted: a path may have spaces
+            (ROOT / "dvc.yaml").read_text(),
+        )
         (folder / "dvc.yaml").write_text(pipeline)
         yield Project(folder, log)

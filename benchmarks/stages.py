@@ -7,6 +7,7 @@ import argparse
 
 from benchmarks.pipeline import run_pipeline
 from benchmarks.report import report, spread
+from cifar.system.stage import run
 
 
 def main() -> None:
@@ -17,16 +18,16 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = arguments.changes or ["epochs=1", "schedule.peak_epoch=0.2", "lr_find.steps=10"]
 
-    runs = [run_pipeline(changes) for _ in range(arguments.rounds)]
+    passes = [run_pipeline(changes) for _ in range(arguments.rounds)]
     rows = []
-    for stages in zip(*(run.stages for run in runs), strict=True):
+    for stages in zip(*(each.stages for each in passes), strict=True):
         figures = {name: spread([stage[name] for stage in stages]) for name in ("seconds", "peak_mib")}
         rows.append({"stage": stages[0]["stage"]} | figures)
-    by_dvc = [run.seconds - sum(stage["seconds"] for stage in run.stages) for run in runs]
+    by_dvc = [each.seconds - sum(stage["seconds"] for stage in each.stages) for each in passes]
     rows.append({"stage": "DVC itself", "seconds": spread(by_dvc)})
-    rows.append({"stage": "dvc repro with nothing to do", "seconds": spread([run.idle_seconds for run in runs])})
+    rows.append({"stage": "dvc repro with nothing to do", "seconds": spread([each.idle_seconds for each in passes])})
     report(__file__, rows, changes=changes)
 
 
 if __name__ == "__main__":
-    main()
+    run(main, "nothing is written")

@@ -16,7 +16,7 @@ from cifar.results.revisions import git
 from cifar.system.errors import InputError
 from cifar.system.files import replacing, write_text
 from cifar.system.stage import run
-from recipes.dvc_commands import identity, run_dvc
+from recipes.dvc_commands import experiment_ref, git_identity, run_dvc
 from recipes.values import (
     FOLDER,
     PARAMS,
@@ -45,7 +45,7 @@ def main() -> None:
             apply(arguments.recipe, arguments.force)
         case "run":
             name = arguments.name or experiment_name(arguments.recipe, arguments.changes)
-            identity()  # before params.yaml changes
+            git_identity()  # before params.yaml changes
             refuse_taken(name)
             apply(arguments.recipe, arguments.force, arguments.changes)
             run_experiment(name, arguments.changes)
@@ -192,7 +192,7 @@ def committed_params() -> str | None:
 def refuse_taken(name: str) -> None:
     """Raise InputError when the last commit has an experiment of this name, which DVC would not replace."""
     commit = git("rev-parse", "--quiet", "--verify", "HEAD", check=False).strip()
-    if commit and git("for-each-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"):
+    if commit and git("for-each-ref", experiment_ref(commit, name)):
         raise InputError(
             f"the experiment {name} exists; `dvc exp apply {name}` brings its results into the workspace. To run it "
             f"again, remove it (`dvc exp remove {name}`) or choose another --name"
@@ -217,6 +217,11 @@ def queue(recipes: list[str], changes: list[str], force: bool) -> None:
         refuse_to_lose_changes()
     if BEFORE.exists():
         raise InputError(f"an earlier `queue` was killed; your params.yaml is {BEFORE}: move it back or delete it")
+    git_identity()
+    for recipe in recipes:
+        if changes:
+            text_with(recipe_text(recipe), changes)  # raises where DVC refuses them
+        refuse_taken(experiment_name(recipe, changes))
     before = PARAMS.read_bytes()
     with replacing(BEFORE) as part:
         part.write_bytes(before)

@@ -27,7 +27,7 @@ from cifar.results.revisions import experiments, find_commit, git, stages_up_to
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
-from recipes.dvc_commands import output_of_dvc, run_dvc
+from recipes.dvc_commands import experiment_ref, git_identity, output_of_dvc, run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
 CLONES = Path(".dvc/tmp/compare")
@@ -209,7 +209,8 @@ def md5_of(path: str, commit: str) -> str:
 def run(wanted: Plan) -> Run:
     """Run a plan as a DVC experiment and bring it into this repository; raises InputError when it fails."""
     commit, name = wanted.contender.commit, wanted.name
-    reference = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
+    reference = experiment_ref(commit, name)
+    git_identity()  # before a clone is made
     if git("for-each-ref", reference):
         raise InputError(
             f"an experiment {name} has other params, code or pictures; rename it, or remove it: `dvc exp remove {name}`"
@@ -251,14 +252,16 @@ def delete_unless_needed(clone: Path) -> None:
     with suppress(FileNotFoundError, BlockingIOError), open(clone.with_suffix(".lock")) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not any(clone.glob(".checkpoints/*/*.pt")):
-            (clone / READY).unlink(missing_ok=True)  # first: what a kill leaves of the clone is not taken for one
+            (clone / READY).unlink(
+                missing_ok=True
+            )  # first, so that a clone which a kill leaves half-deleted is not used
             shutil.rmtree(clone, ignore_errors=True)
 
 
 def prepare(clone: Path, commit: str) -> None:
     """Make the clone, or continue after an interruption: checkpoints are kept, half-written files are restored."""
     ready = clone / READY
-    if not (ready.exists() and (clone / ".git").is_dir()):  # without it, git would work on the project around the clone
+    if not (ready.exists() and is_repository(clone)):  # else git would work on the project around the clone
         shutil.rmtree(clone, ignore_errors=True)
         git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
         git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
@@ -266,9 +269,18 @@ def prepare(clone: Path, commit: str) -> None:
             shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
         output_of_dvc("config", "--local", "cache.dir", str(cache_folder()), folder=clone)
         write_text(ready, "")
-    for lock in ".git/index.lock", ".dvc/tmp/rwlock":  # nobody else is in there: we hold the clone
-        (clone / lock).unlink(missing_ok=True)
+    for lock in [
+        *(clone / ".git").rglob("*.lock"),
+        clone / ".dvc/tmp/rwlock",
+    ]:  # nobody else is there: we hold the clone
+        lock.unlink(missing_ok=True)
     git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether git works on the repository in `folder` there, not on one around it."""
+    found = git("-C", str(folder), "rev-parse", "--absolute-git-dir", check=False).strip()
+    return found == str((folder / ".git").resolve())
 
 
 def environment() -> dict[str, str]:

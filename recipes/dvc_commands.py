@@ -28,7 +28,7 @@ def output_of_dvc(*words: str, folder: Path = Path()) -> str:
     return ended.stdout
 
 
-def identity() -> dict[str, str]:
+def git_identity() -> dict[str, str]:
     """Name and address for the commits of DVC's experiments, as Git's variables; raises InputError when Git has none.
 
     As variables they also hold in a clone, which does not inherit what is set for this repository alone.
@@ -42,17 +42,23 @@ def identity() -> dict[str, str]:
     if not all(variables.values()):
         git("rev-parse", "--git-dir")  # raises where Git does not read the repository's own settings
         raise InputError(
-            "Git does not know your name and address, which DVC's experiments need; set them: `git config --global "
-            "user.name NAME` and `git config --global user.email ADDRESS`"
+            "DVC's experiments need your name and e-mail address, which Git does not know; set both: `git config "
+            "--global user.name NAME` and `git config --global user.email ADDRESS`"
         )
     return variables
+
+
+def experiment_ref(commit: str, name: str) -> str:
+    """Where DVC keeps the experiment of that name that started from `commit`."""
+    return f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
 
 
 def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:
     """The exit status of `dvc exp run WORDS`. Raises Stopped when this process is stopped, and DVC has ended."""
     again = shlex.join(["python", "-m", "recipes", *sys.argv[1:]])
-    environment = {**environment, **identity(), "CIFAR_AGAIN": again}  # what a stopped stage advises
+    environment = {**environment, **git_identity(), "CIFAR_AGAIN": again}  # what a stopped stage advises
     command = [sys.executable, "-m", "dvc", "exp", "run", *words]
+    sys.stdout.flush()  # what we have printed stands before what DVC prints
     with subprocess.Popen(command, env=environment, **options) as dvc:  # in the end it waits for DVC
         try:
             return dvc.wait()

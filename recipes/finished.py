@@ -20,8 +20,8 @@ from recipes.dvc_commands import output_of_dvc
 
 DATA = Path("docs/data")
 CODE = "cifar", "stages", "dvc.yaml", ".dvc/plots"
-# Columns of text; all others hold numbers.
-NAMES = "class", "actual", "predicted", "label_name", "predicted_name", "split"
+# All other columns of the tables hold numbers.
+TEXT_COLUMNS = "class", "actual", "predicted", "label_name", "predicted_name", "split"
 COPIED = {  # the name on the left in docs/data/<recipe>/, the run's file on the right
     "params.yaml": "params.yaml",
     "stats.json": "metrics/stats.json",
@@ -138,11 +138,11 @@ def read_summary(path: Path) -> str:
 def read_table(path: Path) -> pd.DataFrame:
     """A CSV file whose classes may have names like `01` or `nan`; raises InputError when it is damaged."""
     try:
-        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(NAMES, str))
+        table = pd.read_csv(path, keep_default_na=False, dtype=dict.fromkeys(TEXT_COLUMNS, str))
     except ValueError:
         table = None
     if table is None or not all(
-        name in NAMES or table.empty or is_numeric_dtype(values) for name, values in table.items()
+        name in TEXT_COLUMNS or table.empty or is_numeric_dtype(values) for name, values in table.items()
     ):
         raise InputError(f"{path} is damaged; run `make repro` in its clone")
     return table

@@ -144,7 +144,7 @@ def network(params: Mapping[str, Any]) -> str:
 def network_words(data: Data) -> str:
     text = f"{network(data.params)} has {data.files['train']['parameters']:,} parameters."
     if data.params["model"].get("norm") == "layer":
-        text += " The list below calls layer norm `GroupNorm`: it is one with a single group."
+        text += " The list below shows layer norm as `GroupNorm`, because it is group norm with one group."
     return text
 
 

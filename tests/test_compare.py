@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,23 +238,32 @@ def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_proj
     Path("params.yaml").write_text("edited")
     monkeypatch.setattr(compare, "output_of_dvc", lambda *words, **options: "")
     monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
-    clone = Path(".dvc/tmp/compare/abc")
-    (clone / ".dvc/tmp").mkdir(parents=True)
-    (clone / compare.READY).touch()  # deleted was only .git
-    compare.prepare(clone, commit)
-    assert Path("params.yaml").read_text() == "edited"
-    assert subprocess.run(["git", "symbolic-ref", "--quiet", "HEAD"], capture_output=True).returncode == 0
-    assert (clone / "params.yaml").read_text() == "committed"
+    for left in ".dvc/tmp", ".git/objects":  # of .git: nothing, or some of it
+        clone = Path(".dvc/tmp/compare/abc")
+        shutil.rmtree(clone, ignore_errors=True)
+        (clone / left).mkdir(parents=True)
+        (clone / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
+        (clone / compare.READY).touch()
+        compare.prepare(clone, commit)
+        assert Path("params.yaml").read_text() == "edited"
+        assert subprocess.run(["git", "symbolic-ref", "--quiet", "HEAD"], capture_output=True).returncode == 0
+        assert (clone / "params.yaml").read_text() == "committed"
 
-    (clone / ".git/index.lock").touch()  # of a git that was killed
+    for lock in "index.lock", "HEAD.lock":  # of a git that was killed
+        (clone / ".git" / lock).touch()
     (clone / "params.yaml").write_text("half")
     compare.prepare(clone, commit)
     assert (clone / "params.yaml").read_text() == "committed"
 
     clone.with_suffix(".lock").touch()
-    monkeypatch.setattr(compare.shutil, "rmtree", lambda *words, **options: (clone / ".git").rename("gone"))
-    compare.delete_unless_needed(clone)
-    assert not (clone / compare.READY).exists()
+
+    def stopped(*words, **options) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare.shutil, "rmtree", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        compare.delete_unless_needed(clone)
+    assert clone.exists() and not (clone / compare.READY).exists()
 
 
 def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):

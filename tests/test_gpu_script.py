@@ -233,13 +233,20 @@ def test_tests_of_which_none_ran_are_not_done(tmp_path, monkeypatch):
         yield
 
     monkeypatch.setattr("benchmarks.gpu.plan.running", skips_all)
-    with pytest.raises(InputError, match="of the tests for a GPU, none ran"):
+    with pytest.raises(InputError, match="no test for a GPU ran"):
         list(gpu_tests(Lab(tmp_path, False), lambda found: None))
 
 
 def test_a_training_that_was_continued_has_no_seconds_of_its_stages(tmp_path, monkeypatch):
     """Those of `train` would be only of its last epochs."""
-    monkeypatch.setattr(runs, "running", lambda *words, **options: iter(()))
+    first = "1"
+
+    def running(words, folder, log, **options):
+        with open(log, "a") as file:
+            file.write(f"epoch  {first}/24  train loss 1  100 img/s  1 min left\n" * (words == ["stages.train"]))
+        yield
+
+    monkeypatch.setattr(runs, "running", running)
     monkeypatch.setattr(runs, "figures", lambda *words: {})
 
     def found() -> dict:
@@ -250,8 +257,7 @@ def test_a_training_that_was_continued_has_no_seconds_of_its_stages(tmp_path, mo
         return ended.value.value
 
     assert list(found()["stage_seconds"]) == runs.ALL_STAGES
-    (tmp_path / "default/.checkpoints/train-1").mkdir(parents=True)
-    (tmp_path / "default/.checkpoints/train-1/00003-abc.pt").touch()
+    first = "2"
     assert "stage_seconds" not in found()
 
 
@@ -267,6 +273,13 @@ def test_data_are_prepared_again_when_code_or_params_have_changed(tmp_path, monk
         monkeypatch.setattr(runs, "digest", lambda values, digest=digest: digest)
         list(runs.prepare_data(Lab(tmp_path, True)))
         prepared.append(digest)
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar/x.py").write_text("1")
+    digests = [runs.digest({"seed": 0}), runs.digest({"seed": 1})]
+    (tmp_path / "cifar/x.py").write_text("2")
+    assert len({*digests, runs.digest({"seed": 0})}) == 3
     assert prepared == ["stages.download", "stages.stats", "one", "one", "stages.download", "stages.stats", "two"]
 
 

@@ -18,7 +18,7 @@ from projects import create
 
 from cifar.system.errors import InputError
 from recipes.__main__ import parse
-from recipes.dvc_commands import end_stages_of, identity
+from recipes.dvc_commands import end_stages_of, git_identity
 from recipes.values import values_with
 
 ROOT = Path(__file__).parents[1]
@@ -126,8 +126,10 @@ def test_an_experiment_that_exists_or_a_wrong_change_is_refused_before_params_ya
     subprocess.run(["git", "update-ref", f"refs/exps/{commit[:2]}/{commit[2:]}/demo-seed-1", commit], check=True)
     taken = recipes("run", "demo", "-S", "seed=1")
     assert taken.returncode == 1 and taken.stderr.startswith("error: the experiment demo-seed-1 exists; `dvc exp apply")
-    for words in [], ["--force"]:
-        wrong = recipes("run", "demo", "-S", "epoch=3", *words)
+    taken = recipes("queue", "fast", "demo", "-S", "seed=1")
+    assert taken.returncode == 1 and taken.stderr.startswith("error: the experiment demo-seed-1 exists; `dvc exp apply")
+    for words in ["run", "demo"], ["run", "demo", "--force"], ["queue", "fast"]:
+        wrong = recipes(*words, "-S", "epoch=3")
         assert wrong.returncode == 1 and wrong.stderr.startswith("error: -S epoch=3: "), wrong
     assert Path("params.yaml").read_bytes() == before
 
@@ -136,7 +138,7 @@ def test_without_a_name_in_git_one_line_says_how_to_set_it_and_nothing_changes(r
     before = Path("params.yaml").read_bytes()
     for role in "AUTHOR", "COMMITTER":  # as in a clone of a repository that alone has them
         monkeypatch.setenv(f"GIT_{role}_NAME", "c")
-    assert identity() == {
+    assert git_identity() == {
         "GIT_AUTHOR_NAME": "c",
         "GIT_AUTHOR_EMAIL": "b",
         "GIT_COMMITTER_NAME": "c",
@@ -146,7 +148,7 @@ def test_without_a_name_in_git_one_line_says_how_to_set_it_and_nothing_changes(r
     for words in ["run", "demo"], ["queue", "demo"]:
         refused = recipes(*words)
         assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused
-        assert refused.stderr.startswith("error: Git does not know your name and address")
+        assert refused.stderr.startswith("error: DVC's experiments need your name and e-mail address")
         assert Path("params.yaml").read_bytes() == before
 
 

@@ -17,8 +17,9 @@ import torch
 
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.plan import Step, Work, steps
-from benchmarks.gpu.runs import ROOT, Lab, files_to_keep, slug
+from benchmarks.gpu.runs import Lab, files_to_keep, slug
 from benchmarks.gpu.summary import summary
+from benchmarks.pipeline import images_folder
 from benchmarks.report import machine
 from cifar.system.errors import InputError, one_line
 from cifar.system.stage import run
@@ -46,7 +47,7 @@ def main() -> None:
     is_dry = arguments.dry_run
     if not (is_dry or torch.cuda.is_available()):
         raise InputError("PyTorch sees no GPU here; `python -m benchmarks.gpu --dry-run` tries every step without one")
-    os.environ["CIFAR10_DIR"] = str(Path(os.environ.get("CIFAR10_DIR") or ROOT / "data/raw").absolute())
+    os.environ["CIFAR10_DIR"] = images_folder()
     place = Path(os.environ.get("OUT") or RESULTS) / ("dry-run" if is_dry else "")
     lab = Lab(Path(tempfile.gettempdir(), f"cifar-gpu{'-dry-run' if is_dry else ''}-{os.getuid()}"), is_dry)
     if is_dry:

@@ -82,7 +82,7 @@ def gpu_tests(lab: Lab, tell: Tell) -> Work:
     found = outcomes(report)
     tell(found)
     if not found["ran"]:
-        raise InputError(f"of the tests for a GPU, none ran; see {folder / 'log.txt'}")
+        raise InputError(f"no test for a GPU ran; {folder / 'log.txt'} has the reasons")
     if found["failures"]:
         name, reason = next(iter(found["failures"].items()))
         raise InputError(f"{len(found['failures'])} of {found['ran']} tests fail, first {name}: {reason}")

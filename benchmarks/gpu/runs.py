@@ -80,7 +80,7 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
     if run.stages != ALL_STAGES:
         lend_data(lab, folder, skips_range_test="lr_find" not in stages)
     seconds, log = {}, folder / "log.txt"
-    is_continued = any(folder.glob(".checkpoints/*/*.pt"))  # then the seconds of `train` are not those of all epochs
+    begun = log.stat().st_size if log.exists() else 0  # bytes that an earlier call has printed
     for stage in stages:
         started = time.monotonic()
         looked = started
@@ -90,7 +90,11 @@ def complete(run: Run, lab: Lab, tell: Tell) -> Iterator[None]:
                 tell(facts(run, values) | {"history": history(folder)})
             yield
         seconds[stage] = round(time.monotonic() - started, 2)
-    times = {} if is_continued else {"stage_seconds": seconds}
+    with open(log, "rb") as file:
+        file.seek(begun)
+        epochs = EPOCH.findall(file.read().decode(errors="replace"))
+    is_whole = bool(epochs) and epochs[0][0] == "1"  # if continued, the seconds of `train` are not those of all epochs
+    times = {"stage_seconds": seconds} if is_whole else {}
     return facts(run, values) | figures(folder, values) | times | {"history": history(folder)}
 
 
