@@ -1,5 +1,6 @@
 """The measurements compare the same work."""
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from dvc.utils.hydra import apply_overrides
 from specs import CIFAR
 from torch import Tensor, nn
@@ -17,6 +19,7 @@ from benchmarks.pipeline import fresh_project
 from benchmarks.report import params_of, turn
 from benchmarks.throughput import RECIPES, use_plain_layers
 from cifar.nn.networks import build_network
+from cifar.system.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SEED = 0
@@ -41,6 +44,20 @@ def test_the_plain_network_has_the_same_logits_and_gradients_by_pytorchs_own_lay
     plain_logits, plain_gradients = logits_and_gradients(plain)
     torch.testing.assert_close(logits, plain_logits, rtol=1e-3, atol=1e-4)
     assert (gradients - plain_gradients).norm() < 1e-2 * plain_gradients.norm()
+
+
+def test_a_python_in_a_folder_with_a_space_times_the_stages_too(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/my tools/python")
+    with fresh_project("recipes/demo.yaml", ["seed=1"]) as project:
+        stages = yaml.safe_load((project.folder / "dvc.yaml").read_text())["stages"]
+        words = shlex.split(stages["train"]["cmd"])
+        assert yaml.safe_load((project.folder / "params.yaml").read_text())["seed"] == 1
+    assert words == ["/my tools/python", str(ROOT / "benchmarks/timed.py"), str(project.log), "stages.train"]
+
+
+def test_a_change_that_dvc_refuses_is_refused():
+    with pytest.raises(InputError, match="^-S epoch=3: "), fresh_project("recipes/demo.yaml", ["epoch=3"]):
+        pass
 
 
 @pytest.fixture
