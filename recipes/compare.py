@@ -4,17 +4,13 @@ What has not been run is run as a DVC experiment, in a clone under .dvc/tmp/comp
 objects and DVC's cache. The workspace does not change, and after an interruption the same command continues.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +23,10 @@ from cifar.results.revisions import experiments, find_commit, git, stages_up_to
 from cifar.results.side_by_side import MOST
 from cifar.system.errors import InputError
 from cifar.system.files import read_arrays, write_text
-from recipes.dvc_commands import experiment_ref, git_identity, output_of_dvc, run_dvc
+from recipes import clones
+from recipes.dvc_commands import experiment_ref, git_identity, run_dvc
 from recipes.values import PARAMS, experiment_name, flatten, recipe_names, recipe_text, values_with
 
-CLONES = Path(".dvc/tmp/compare")
-READY = ".dvc/tmp/ready"  # in a clone that is complete
 CODE = "stages", "cifar", "dvc.yaml"
 METRICS = "metrics/evaluate.json"
 PICTURES = "data/images"
@@ -62,7 +57,7 @@ class Plan(NamedTuple):
 
     @property
     def clone(self) -> Path:
-        return CLONES / self.contender.commit[:12]
+        return clones.CLONES / self.contender.commit[:12]
 
 
 class Run(NamedTuple):
@@ -98,7 +93,7 @@ def compare(names: Sequence[str], seeds: Sequence[int], changes: Sequence[str], 
         if each.values.get("dataset") == "folder":
             refuse_other_images("train", runs[names[0], seed], runs[name, seed])
     for clone in {each.clone for each in plans.values()}:
-        delete_unless_needed(clone)
+        clones.delete_unless_needed(clone)
     return [[runs[name, seed] for seed in seeds] for name in names]
 
 
@@ -215,84 +210,20 @@ def run(wanted: Plan) -> Run:
         raise InputError(
             f"an experiment {name} has other params, code or pictures; rename it, or remove it: `dvc exp remove {name}`"
         )
-    with held(wanted.clone) as lock:
+    with clones.held(wanted.clone) as lock:
         print(f"running {name}", file=sys.stderr, flush=True)
-        prepare(wanted.clone, commit)
+        clones.prepare(wanted.clone, commit)
         git("-C", str(wanted.clone), "update-ref", "-d", reference)  # a kill may have left it there
         write_text(wanted.clone / PARAMS, wanted.contender.params)
         sets = [word for change in [*wanted.changes, f"seed={wanted.seed}"] for word in ("-S", change)]
         options = {"cwd": wanted.clone, "stdout": sys.stderr, "pass_fds": [lock]}
-        if run_dvc("--name", name, *sets, environment=environment(), **options):
+        if run_dvc("--name", name, *sets, environment=clones.environment(), **options):
             raise InputError(f"{name} failed, see above; fix this and run the same command again to continue")
         git("fetch", "--quiet", str(wanted.clone), f"{reference}:{reference}")
     found = find_run(wanted)
     if found is None:
         raise InputError(f"{name} ran, but its dvc.lock records other params or code than those of {commit[:7]}")
     return found
-
-
-@contextmanager
-def held(clone: Path) -> Iterator[int]:
-    """Lock a clone, after waiting for whoever runs something there; yields the lock's file descriptor.
-
-    The DVC that is started there inherits it, because it may outlive us.
-    """
-    clone.parent.mkdir(parents=True, exist_ok=True)
-    with open(clone.with_suffix(".lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for a run of an earlier comparison in {clone}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
-
-
-def delete_unless_needed(clone: Path) -> None:
-    """Delete a clone, unless another comparison runs something there or has stopped a training there."""
-    with suppress(FileNotFoundError, BlockingIOError), open(clone.with_suffix(".lock")) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not any(clone.glob(".checkpoints/*/*.pt")):
-            (clone / READY).unlink(
-                missing_ok=True
-            )  # first, so that a clone which a kill leaves half-deleted is not used
-            shutil.rmtree(clone, ignore_errors=True)
-
-
-def prepare(clone: Path, commit: str) -> None:
-    """Make the clone, or continue after an interruption: checkpoints are kept, half-written files are restored."""
-    ready = clone / READY
-    if not (ready.exists() and is_repository(clone)):  # else git would work on the project around the clone
-        shutil.rmtree(clone, ignore_errors=True)
-        git("clone", "--quiet", "--shared", "--no-checkout", ".", str(clone))
-        git("-C", str(clone), "checkout", "--quiet", "--detach", commit)
-        if Path(".dvc/config.local").exists():
-            shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
-        output_of_dvc("config", "--local", "cache.dir", str(cache_folder()), folder=clone)
-        write_text(ready, "")
-    for lock in [
-        *(clone / ".git").rglob("*.lock"),
-        clone / ".dvc/tmp/rwlock",
-    ]:  # nobody else is there: we hold the clone
-        lock.unlink(missing_ok=True)
-    git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
-
-
-def is_repository(folder: Path) -> bool:
-    """Whether git works on the repository in `folder` there, not on one around it."""
-    found = git("-C", str(folder), "rev-parse", "--absolute-git-dir", check=False).strip()
-    return found == str((folder / ".git").resolve())
-
-
-def environment() -> dict[str, str]:
-    """Ours, with this Python first in PATH, and with the images of CIFAR10_DIR or else of this project's data/raw."""
-    images = os.environ.get("CIFAR10_DIR") or "data/raw"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"CIFAR10_DIR": str(Path(images).absolute()), "PATH": path}
-
-
-@cache
-def cache_folder() -> Path:
-    return Path(output_of_dvc("cache", "dir").strip()).absolute()
 
 
 def conclude(runs: Sequence[Sequence[Run]], names: Sequence[str], metric: str, wanted: float) -> dict[str, Any]:
@@ -369,7 +300,7 @@ def read_predictions(run: Run) -> tuple[np.ndarray, np.ndarray]:
     """The test labels (N,) and whether the predictions are right, bool (N,); InputError when DVC's cache lacks them."""
     outs = {out["path"]: out["md5"] for out in lock_at(run.commit)["evaluate"]["outs"]}
     md5 = outs[PREDICTIONS]
-    path = cache_folder() / "files/md5" / md5[:2] / md5[2:]
+    path = clones.cache_folder() / "files/md5" / md5[:2] / md5[2:]
     if not path.exists():
         raise InputError(
             f"{PREDICTIONS} of {run.name} is not in DVC's cache; `dvc fetch --all-commits` or `dvc exp pull` gets it "

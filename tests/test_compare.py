@@ -16,7 +16,7 @@ import pytest
 from projects import Project
 
 from cifar.system.errors import InputError
-from recipes import compare
+from recipes import clones, compare
 from recipes.__main__ import parse
 from recipes.compare import PREDICTIONS, Contender, Plan, Run, as_text, conclude, is_of, stages_up_to
 from recipes.finished import refuse_unfinished
@@ -68,7 +68,7 @@ def test_names_of_experiments_have_only_letters_that_git_allows():
 def cached(monkeypatch, tmp_path):
     """Puts runs with these predictions into a cache, and returns them: run(name, seed, accuracy, predictions)."""
     locks, commits = {}, {}
-    monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(clones, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(compare, "lock_at", lambda commit: locks[commit])
     monkeypatch.setattr(compare, "find_commit", lambda name: commits[name])
 
@@ -180,7 +180,7 @@ def finished(monkeypatch, trees, tmp_path):
         compare, "find_run", lambda w: Run(w.name, f"{w.contender.name} {w.seed}", w.seed, {"accuracy": 1})
     )
     monkeypatch.setattr(compare, "lock_at", locks.get)
-    monkeypatch.setattr(compare, "CLONES", tmp_path)
+    monkeypatch.setattr(clones, "CLONES", tmp_path)
 
     def add(name: str, images: str = "1", labels: str = "1", size: int = 3072, train: str = "1") -> None:
         contenders[name] = contender(name)
@@ -216,16 +216,16 @@ def test_runs_on_other_test_images_are_not_compared(finished):
 def test_a_comparison_that_ends_deletes_its_clones_but_none_that_others_need(finished):
     """They run something there, or a training was stopped there; a finished training leaves no *.pt."""
     names = {"ended": "lock", "stopped": "00003-abc.pt", "used": "lock"}
-    clones = {}
+    places = {}
     for name, file in names.items():
         finished(name)
-        clones[name] = Plan(contender(name), 0, (), {}).clone
-        (clones[name] / ".checkpoints/train-1").mkdir(parents=True)
-        (clones[name] / ".checkpoints/train-1" / file).touch()
-        clones[name].with_suffix(".lock").touch()
-    with compare.held(clones["used"]):
+        places[name] = Plan(contender(name), 0, (), {}).clone
+        (places[name] / ".checkpoints/train-1").mkdir(parents=True)
+        (places[name] / ".checkpoints/train-1" / file).touch()
+        places[name].with_suffix(".lock").touch()
+    with clones.held(places["used"]):
         compare.compare([*names], [0], [], "accuracy")
-    assert [name for name, clone in clones.items() if clone.exists()] == ["stopped", "used"]
+    assert [name for name, clone in places.items() if clone.exists()] == ["stopped", "used"]
 
 
 def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_project(tmp_path, monkeypatch):
@@ -236,15 +236,15 @@ def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_proj
         subprocess.run([*git, *words], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     Path("params.yaml").write_text("edited")
-    monkeypatch.setattr(compare, "output_of_dvc", lambda *words, **options: "")
-    monkeypatch.setattr(compare, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(clones, "output_of_dvc", lambda *words, **options: "")
+    monkeypatch.setattr(clones, "cache_folder", lambda: tmp_path)
     for left in ".dvc/tmp", ".git/objects":  # of .git: nothing, or some of it
         clone = Path(".dvc/tmp/compare/abc")
         shutil.rmtree(clone, ignore_errors=True)
         (clone / left).mkdir(parents=True)
         (clone / ".dvc/tmp").mkdir(parents=True, exist_ok=True)
-        (clone / compare.READY).touch()
-        compare.prepare(clone, commit)
+        (clone / clones.READY).touch()
+        clones.prepare(clone, commit)
         assert Path("params.yaml").read_text() == "edited"
         assert subprocess.run(["git", "symbolic-ref", "--quiet", "HEAD"], capture_output=True).returncode == 0
         assert (clone / "params.yaml").read_text() == "committed"
@@ -252,7 +252,7 @@ def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_proj
     for lock in "index.lock", "HEAD.lock":  # of a git that was killed
         (clone / ".git" / lock).touch()
     (clone / "params.yaml").write_text("half")
-    compare.prepare(clone, commit)
+    clones.prepare(clone, commit)
     assert (clone / "params.yaml").read_text() == "committed"
 
     clone.with_suffix(".lock").touch()
@@ -260,10 +260,10 @@ def test_what_a_kill_leaves_of_a_clone_is_neither_used_nor_mistaken_for_the_proj
     def stopped(*words, **options) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare.shutil, "rmtree", stopped)
+    monkeypatch.setattr(clones.shutil, "rmtree", stopped)
     with pytest.raises(KeyboardInterrupt):
-        compare.delete_unless_needed(clone)
-    assert clone.exists() and not (clone / compare.READY).exists()
+        clones.delete_unless_needed(clone)
+    assert clone.exists() and not (clone / clones.READY).exists()
 
 
 def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_a_dvc_that_fails_is_its_last_line(tmp_path, monkeypatch):
     (tmp_path / ".dvc").mkdir()
     (tmp_path / ".dvc/config").write_text("[core\n")
     (tmp_path / "dvc.yaml").touch()
-    for command, call in ("cache", compare.cache_folder.__wrapped__), ("status", lambda: refuse_unfinished(tmp_path)):
+    for command, call in ("cache", clones.cache_folder.__wrapped__), ("status", lambda: refuse_unfinished(tmp_path)):
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value).startswith(f"`dvc {command}` failed in {tmp_path}: ")
