@@ -38,9 +38,8 @@ def delete_unless_needed(clone: Path) -> None:
     with suppress(FileNotFoundError, BlockingIOError), open(clone.with_suffix(".lock")) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not any(clone.glob(".checkpoints/*/*.pt")):
-            (clone / READY).unlink(
-                missing_ok=True
-            )  # first, so that a clone which a kill leaves half-deleted is not used
+            # The mark goes first, so that a clone which a kill leaves half-deleted is not used.
+            (clone / READY).unlink(missing_ok=True)
             shutil.rmtree(clone, ignore_errors=True)
 
 
@@ -55,10 +54,8 @@ def prepare(clone: Path, commit: str) -> None:
             shutil.copy(".dvc/config.local", clone / ".dvc/config.local")
         output_of_dvc("config", "--local", "cache.dir", str(cache_folder()), folder=clone)
         write_text(ready, "")
-    for lock in [
-        *(clone / ".git").rglob("*.lock"),
-        clone / ".dvc/tmp/rwlock",
-    ]:  # nobody else is there: we hold the clone
+    # Locks that are left are those of killed processes, because we hold the clone.
+    for lock in (*(clone / ".git").rglob("*.lock"), clone / ".dvc/tmp/rwlock"):
         lock.unlink(missing_ok=True)
     git("-C", str(clone), "checkout", "--quiet", "--force", "--detach", commit)
 

@@ -29,7 +29,7 @@ def output_of_dvc(*words: str, folder: Path = Path()) -> str:
 
 
 def git_identity() -> dict[str, str]:
-    """Name and address for the commits of DVC's experiments, as Git's variables; raises InputError when Git has none.
+    """Name and e-mail address for the commits of DVC's experiments, as Git's variables; InputError when Git has none.
 
     As variables they also hold in a clone, which does not inherit what is set for this repository alone.
     """
@@ -55,8 +55,8 @@ def experiment_ref(commit: str, name: str) -> str:
 
 def run_dvc(*words: str, environment: Mapping[str, str] = os.environ, **options: Any) -> int:
     """The exit status of `dvc exp run WORDS`. Raises Stopped when this process is stopped, and DVC has ended."""
-    again = shlex.join(["python", "-m", "recipes", *sys.argv[1:]])
-    environment = {**environment, **git_identity(), "CIFAR_AGAIN": again}  # what a stopped stage advises
+    again = shlex.join(["python", "-m", "recipes", *sys.argv[1:]])  # what a stopped stage advises
+    environment = {**environment, **git_identity(), "CIFAR_AGAIN": again}
     command = [sys.executable, "-m", "dvc", "exp", "run", *words]
     sys.stdout.flush()  # what we have printed stands before what DVC prints
     with subprocess.Popen(command, env=environment, **options) as dvc:  # in the end it waits for DVC
